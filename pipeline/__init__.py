@@ -1,0 +1,1 @@
+"""In which order: recipes, placement, sources, plan, run, report, command line. No torch."""

@@ -1,0 +1,1 @@
+"""Recipes: which stages, in which order, with which backends and settings."""

@@ -1,0 +1,1 @@
+"""What flows: records, regions, spans, drops, ids, their Arrow form and their files."""

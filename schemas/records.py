@@ -1,0 +1,353 @@
+"""The records that cross stage boundaries: one frozen dataclass per boundary.
+
+    SeedRef -loader-> Seed -grounder-> Grounded -segmenter-> Segmented -inpainter-> Candidate
+    Seed -flipper, cropper-> Candidate
+    Candidate -embedder-> ScoredCandidate -filter, selector-> ScoredCandidate
+    ScoredCandidate -verifier-> VerifiedCandidate -masker-> SpannedCandidate -> Pair
+
+A record that leaves the flow early becomes a `Drop`. `outcomes.py` flattens whatever came last into
+the columns of `Pair`, so that a dropped row is kept with all that was known about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from schemas.geometry import Box, Mask
+
+Bytes = bytes
+"""An alias, because a field called `bytes` hides the type where its own annotations are read."""
+
+SCHEMA_VERSION = 1
+"""Raised whenever a column of `Pair` changes its name, type or meaning; see CHANGELOG.md."""
+
+
+class Reason(StrEnum):
+    """Why a record left the flow. The values are the strings stored in Parquet."""
+
+    # The row as it came in.
+    IMAGE_NOT_FOUND = "image_not_found"
+    BAD_IMAGE = "bad_image"
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_TOO_SMALL = "image_too_small"
+    BAD_BOX = "bad_box"
+    BAD_TEXT = "bad_text"
+    TEXT_TOO_LONG = "text_too_long"
+    MISSING_ANSWER = "missing_answer"
+    # What the recipe needs and this row does not have.
+    NO_REGION = "no_region"
+    NOT_IN_ANSWER = "not_in_answer"
+    AMBIGUOUS_REGION = "ambiguous_region"
+    REGION_TOO_SMALL = "region_too_small"
+    REGION_TOO_LARGE = "region_too_large"
+    BAD_SEGMENTATION = "bad_segmentation"
+    NO_COLOR_WORD = "no_color_word"
+    COLOR_MISMATCH = "color_mismatch"
+    NO_COUNT_WORD = "no_count_word"
+    COUNT_MISMATCH = "count_mismatch"
+    NO_FREE_PLACE = "no_free_place"
+    NO_SIDE_WORD = "no_side_word"
+    SIDE_IN_PROMPT = "side_in_prompt"
+    # Judgements on the finished candidate.
+    TOO_SIMILAR = "too_similar"
+    TOO_DIFFERENT = "too_different"
+    NOT_SELECTED = "not_selected"
+    NO_CHANGE_INSIDE = "no_change_inside"
+    CHANGE_OUTSIDE = "change_outside"
+    NO_TEXT_DIFFERENCE = "no_text_difference"
+    # Trouble.
+    MODEL_ERROR = "model_error"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASHED = "crashed"
+
+
+class Kind(StrEnum):
+    """How the two images differ: the contrast types of MVC (arXiv 2502.13928), and mDPO's crop."""
+
+    OBJECT = "object"
+    ATTRIBUTE = "attribute"
+    COUNT = "count"
+    POSITION = "position"
+    CROP = "crop"
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A judged exit from the flow."""
+
+    reason: Reason
+    """What kind of exit; counted in the status."""
+    detail: str = ""
+    """One line for a person: the value that decided and the limit it was held against."""
+
+
+class Span(NamedTuple):
+    """Half-open character offsets [start, end) into the exact answer string (code points)."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A compressed image: the Hugging Face `Image` storage struct."""
+
+    bytes: Bytes
+    """The file's content (JPEG, PNG, ...), never decoded pixels."""
+    path: str | None = None
+    """File name or URL it came from; for people only, never opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A labelled part of a picture."""
+
+    label: str
+    """What it is, as annotated or detected: "red stool"."""
+    box: Box
+    """xyxy pixels of the picture of the record that holds the region."""
+    mask: Mask | None = None
+    """Its pixels, where somebody segmented it."""
+    attributes: tuple[str, ...] = ()
+    """Annotated properties: ("red", "wooden")."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where a seed's image is, before anybody has read it."""
+
+    path: str | None
+    """File, URL or (with `row`) the Parquet file that embeds the image; None for `bytes` alone."""
+    row: int | None = None
+    """Row of the Parquet file at `path`, counted from 0 over the whole file."""
+    column: str | None = None
+    """Column of the Parquet file at `path`; dots descend into structs."""
+    bytes: Bytes | None = None
+    """The image itself where the input carried it inline (data URL, bytes struct in JSON)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRef:
+    """One input row as the manifest holds it: everything but the pixels."""
+
+    seed_id: str
+    """The row's own id, or a content id where it has none. Unique in the run."""
+    run_seed: int
+    """The run's `--seed`; with `seed_id` and the stage it decides every random draw of the row."""
+    image: ImageRef
+    """Where the image is."""
+    prompt: str
+    """The user's turn, without image placeholders."""
+    chosen: str
+    """An answer that is true of the image."""
+    rejected: str | None
+    """The ordinary wrong answer, where the input has one."""
+    regions: tuple[Region, ...]
+    """Annotated regions, in pixels of the upright image (EXIF applied); not yet checked."""
+    source: str
+    """File and row, or dataset name and id: enough for a reviewer to find the row again."""
+    license: str | None
+    """Licence of the image, as the input states it."""
+    defect: Drop | None = None
+    """What the reader already found wrong; the loader drops the row with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """An input row whose image was read and found good."""
+
+    seed_id: str
+    """As in `SeedRef`."""
+    run_seed: int
+    """As in `SeedRef`."""
+    image: Image
+    """Upright 8-bit RGB, no longer than the loader's limit on any side. Still compressed."""
+    width: int
+    """Columns of `image`, in pixels."""
+    height: int
+    """Rows of `image`, in pixels."""
+    prompt: str
+    """As in `SeedRef`."""
+    chosen: str
+    """As in `SeedRef`."""
+    rejected: str | None
+    """As in `SeedRef`."""
+    regions: tuple[Region, ...]
+    """Annotated regions, in pixels of `image`, clipped to it."""
+    source: str
+    """As in `SeedRef`."""
+    license: str | None
+    """As in `SeedRef`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grounded:
+    """A seed and the regions worth changing."""
+
+    seed: Seed
+    """The seed."""
+    regions: tuple[Region, ...]
+    """At least one region that the answer speaks of; pixels of `seed.image`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """One region of a seed with its mask. A segmenter fans a `Grounded` out into these."""
+
+    seed: Seed
+    """The seed."""
+    region: Region
+    """The region to change; `mask` is set and has the size of `seed.image`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """The one named way in which the two images differ."""
+
+    kind: Kind
+    """Contrast type."""
+    target: str
+    """What was changed: "red stool", "left", "picture"."""
+    replacement: str | None
+    """What it became: "blue stool"; None where it is simply gone."""
+    instruction: str
+    """The edit in words, as one would ask an editor for it: "remove the red stool"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An original and its near miss, not yet judged. Every generator ends here."""
+
+    seed: Seed
+    """The seed."""
+    contrast: Contrast
+    """How they differ."""
+    regions: tuple[Region, ...]
+    """Where they differ, with masks, in pixels of either image; () means anywhere."""
+    chosen_image: Image
+    """The original; same pixel size, codec and quality as `rejected_image`."""
+    rejected_image: Image
+    """The near miss: `seed.chosen` is false of it."""
+    counterfactual: str | None
+    """An answer true of `rejected_image`; None where the recipe has no way to write one."""
+    params: Mapping[str, str]
+    """What was drawn or decided for this row alone: {"color": "blue", "offset": "41,-3"}."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCandidate:
+    """A candidate with its measurements."""
+
+    candidate: Candidate
+    """The candidate."""
+    scores: Mapping[str, float]
+    """Measured values by name, stored whatever the verdict: {"appearance": 0.98, "detail": 0.41}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the verifier concluded."""
+
+    accepted: bool
+    """True for every emitted pair."""
+    verifier: str
+    """Who judged: "locality", or a chat model's id."""
+    detail: str
+    """One line for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCandidate:
+    """A candidate that passed verification."""
+
+    candidate: Candidate
+    """The candidate."""
+    scores: Mapping[str, float]
+    """As in `ScoredCandidate`, with the verifier's own measurements added."""
+    verdict: Verdict
+    """The verifier's conclusion."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpannedCandidate:
+    """A verified candidate with the differing words marked: all that a pair needs."""
+
+    verified: VerifiedCandidate
+    """The verified candidate."""
+    chosen_spans: tuple[Span, ...]
+    """Where `seed.chosen` differs from the counterfactual."""
+    counterfactual_spans: tuple[Span, ...]
+    """Where the counterfactual differs from `seed.chosen`; () without a counterfactual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of the chain that made a row."""
+
+    stage: str
+    """Stage name in the recipe."""
+    settings: str
+    """Its backend and settings, as canonical JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How a row came to be; with the input row it is enough to make the row again."""
+
+    recipe_digest: str
+    """Content id of the validated recipe, defaults included."""
+    run_seed: int
+    """The run's seed."""
+    schema_version: int
+    """`SCHEMA_VERSION` of the code that wrote the row."""
+    code_version: str
+    """Version of this project, with the commit where it is known."""
+    steps: tuple[Step, ...]
+    """The chain, in order."""
+    params: Mapping[str, str]
+    """`Candidate.params`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One emitted contrast pair: the columns that trainers and exports depend on."""
+
+    pair_id: str
+    """Content id of the seed, the recipe, the contrast and both images."""
+    seed_id: str
+    """Id of the input row."""
+    chosen_image: Image
+    """The original."""
+    rejected_image: Image
+    """The near miss; same size, codec and quality."""
+    prompt: str
+    """The user's turn."""
+    chosen: str
+    """True of `chosen_image`."""
+    rejected: str | None
+    """The ordinary wrong answer."""
+    counterfactual: str | None
+    """True of `rejected_image`."""
+    chosen_spans: tuple[Span, ...]
+    """Where `chosen` differs from `counterfactual`."""
+    counterfactual_spans: tuple[Span, ...]
+    """Where `counterfactual` differs from `chosen`."""
+    recipe: str
+    """Name of the recipe that made the row (of the member recipe, in a mix)."""
+    contrast: Contrast
+    """How the images differ."""
+    regions: tuple[Region, ...]
+    """Where the images differ."""
+    scores: Mapping[str, float]
+    """Measured values by name."""
+    verdict: Verdict
+    """The verifier's conclusion."""
+    provenance: Provenance
+    """How the row came to be."""
+    source: str
+    """Where the input row came from."""
+    license: str | None
+    """Licence of the image."""

@@ -1,0 +1,75 @@
+"""What a stage is. Knows records, not models, chains or Ray."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from schemas.records import Drop, ScoredCandidate
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Stage(ABC, Generic[In, Out]):
+    """One step of a chain: a frozen dataclass whose fields are its settings and its backends.
+
+    Pure in (record, settings, the record's seed): no state survives a call, so a retry, another
+    batch or another machine gives the same outcome. An exception means trouble, a `Drop` means
+    judgement; a stage never catches an exception to hide it.
+    """
+
+    consumes: ClassVar[type]
+    produces: ClassVar[type]
+
+    def open(self, device: str) -> None:
+        """Load the backends' weights onto `device` ("cpu", "cuda:0"), once per worker."""
+        for backend in self.backends():
+            backend.open(device)
+
+    @abstractmethod
+    def process(self, batch: Sequence[In]) -> Sequence[Sequence[Out] | Drop]:
+        """One outcome per input, in order: [x], [x, y] (fan-out) or a Drop; never None or []."""
+
+    def close(self) -> None:
+        """Free the device. Safe after a failed `open`, and twice."""
+        for backend in self.backends():
+            backend.close()
+
+    def backends(self) -> Sequence[Backend]:
+        """The models behind this stage; none for a plain computation."""
+        return ()
+
+
+class RecordStage(Stage[In, Out]):
+    """A stage that takes its records one by one."""
+
+    def process(self, batch: Sequence[In]) -> Sequence[Sequence[Out] | Drop]:
+        """`process_one` of each."""
+        return [self.process_one(record) for record in batch]
+
+    @abstractmethod
+    def process_one(self, record: In) -> Sequence[Out] | Drop:
+        """The outcome of one record."""
+
+
+class GroupStage(ABC):
+    """A stage that sees all scored candidates of one seed at once, to choose among them."""
+
+    consumes: ClassVar[type] = ScoredCandidate
+    produces: ClassVar[type] = ScoredCandidate
+
+    @abstractmethod
+    def select(self, group: Sequence[ScoredCandidate]) -> Sequence[ScoredCandidate | Drop]:
+        """One outcome per candidate, in order: the candidate itself, or a Drop."""
+
+
+class Backend(Protocol):
+    """The model behind a stage: knows tensors and arrays, not records."""
+
+    def open(self, device: str) -> None:
+        """Load weights onto `device`; raise if it is not there, never fall back to another."""
+
+    def close(self) -> None:
+        """Free the device. Safe after a failed `open`, and twice."""

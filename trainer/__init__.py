@@ -1,0 +1,1 @@
+"""What learns from it: reads the emitted shards and nothing else of the pipeline."""

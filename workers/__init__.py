@@ -1,0 +1,1 @@
+"""Who runs it: the Ray actor around a chain of stages."""
