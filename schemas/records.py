@@ -244,7 +244,7 @@ class ScoredCandidate:
     candidate: Candidate
     """The candidate."""
     scores: Mapping[str, float]
-    """Measured values by name, stored whatever the verdict: {"appearance": 0.98, "detail": 0.41}."""
+    """An answer true of `rejected_image`; None where the recipe cannot write one."""
 
 
 @dataclass(frozen=True, slots=True)
