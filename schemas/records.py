@@ -244,7 +244,7 @@ class ScoredCandidate:
     candidate: Candidate
     """The candidate."""
     scores: Mapping[str, float]
-    """An answer true of `rejected_image`; None where the recipe cannot write one."""
+    """Measurements by name, stored whatever the verdict: {"appearance": 0.98, ...}."""
 
 
 @dataclass(frozen=True, slots=True)
