@@ -71,22 +71,23 @@ class Folder:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         return filesystem.open_output_stream(path, compression=None)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Write a file so that a reader sees the old content or the new, never a part of it.
 
         On a mounted file system: a temporary file beside it, fsync, rename. On an object store: one
-        upload, which shows when it is whole.
+        upload, which shows when it is whole. Without `durable` there is no fsync: the file outlives
+        the process, but perhaps not the machine.
         """
         if not self.local:
             filesystem, path = self._resolve(name)
             with filesystem.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
             return
-        with self.replacing(name) as temporary, temporary.open("wb") as stream:
+        with self.replacing(name, durable=durable) as temporary, temporary.open("wb") as stream:
             stream.write(data)
 
     @contextmanager
-    def replacing(self, name: str) -> Iterator[Path]:
+    def replacing(self, name: str, *, durable: bool = True) -> Iterator[Path]:
         """A temporary path on a mounted file system that becomes the file when the block ends well.
 
         If the block raises, the temporary file is removed and the old file stays.
@@ -96,12 +97,15 @@ class Folder:
         temporary = final.with_name(f".{final.name}.{uuid4().hex[:8]}.tmp")
         try:
             yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+            if durable:
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
             temporary.rename(final)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        if not durable:
+            return
         directory = os.open(final.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

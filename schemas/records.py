@@ -62,6 +62,7 @@ class Reason(StrEnum):
     MODEL_ERROR = "model_error"
     OUT_OF_MEMORY = "out_of_memory"
     CRASHED = "crashed"
+    TIMED_OUT = "timed_out"
 
 
 class Kind(StrEnum):

@@ -1,0 +1,167 @@
+"""Finding the row that kills or hangs its process, by notes kept outside the process.
+
+Before a micro-batch starts, the ids of its seeds are noted in the run directory. A worker that
+finds such a note when it takes the shard up knows that its predecessor died there:
+
+* several seeds were in flight: they become *suspects* and run one at a time from now on;
+* one seed was in flight: it gets a *strike*; at two strikes it is quarantined, that is, dropped.
+
+A driver that was killed takes its actors with it, and the seeds in flight are innocent. So a strike
+is given only where the note is of the same attempt (the same driver), or where the process in
+question is the driver itself (a run without Ray).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+
+from schemas.files import Folder
+from schemas.records import Drop, Reason
+
+log = logging.getLogger(__name__)
+
+STRIKES_TO_QUARANTINE = 2
+"""One death may be a coincidence (a pre-empted machine); two in the same single row are not."""
+
+EXIT_TIME_LIMIT = 70
+"""Exit status of a process that was ended because a stage did not come back."""
+
+
+@dataclass
+class FlightLog:
+    """The notes of one shard in one actor group."""
+
+    run: Folder
+    """The run directory."""
+    name: str
+    """Names the shard and the group: "00017-0"."""
+    attempt: str
+    """Identity of the driver process."""
+    blame_always: bool = False
+    """Strike whatever the attempt: the worker is the driver itself."""
+    suspects: set[str] = field(default_factory=set, init=False)
+    """Seeds that were in flight together when a process died."""
+    _strikes: dict[str, int] = field(default_factory=dict, init=False)
+    _causes: dict[str, str] = field(default_factory=dict, init=False)
+    _flying: dict[str, object] = field(default_factory=dict, init=False)
+
+    @property
+    def _note(self) -> str:
+        return f"strikes/inflight-{self.name}.json"
+
+    @property
+    def _ledger(self) -> str:
+        return f"strikes/strikes-{self.name}.json"
+
+    def recover(self) -> None:
+        """Read the ledger, and turn a note left by a dead predecessor into suspects or a strike."""
+        if self.run.exists(self._ledger):
+            ledger = self.run.read_json(self._ledger)
+            self._strikes, self._causes = ledger["strikes"], ledger["causes"]
+            self.suspects = set(ledger["suspects"])
+        if not self.run.exists(self._note):
+            return
+        note = self.run.read_json(self._note)
+        seeds: list[str] = note["seeds"]
+        if len(seeds) > 1:
+            self.suspects.update(seeds)
+            log.warning("a process died with %d rows in flight; they now run singly", len(seeds))
+        elif self.blame_always or note["attempt"] == self.attempt:
+            (seed,) = seeds
+            self._strikes[seed] = self._strikes.get(seed, 0) + 1
+            self._causes[seed] = note.get("cause") or "its process died"
+            self.suspects.add(seed)
+            log.warning("row %s: strike %d (%s)", seed, self._strikes[seed], self._causes[seed])
+        self.run.write_json(
+            self._ledger,
+            {
+                "strikes": self._strikes,
+                "causes": self._causes,
+                "suspects": sorted(self.suspects),
+            },
+        )
+        self.run.delete(self._note)
+
+    def quarantined(self, seed_id: str) -> Drop | None:
+        """The drop of a row that has struck out."""
+        strikes = self._strikes.get(seed_id, 0)
+        if strikes < STRIKES_TO_QUARANTINE:
+            return None
+        cause = self._causes[seed_id]
+        reason = Reason.TIMED_OUT if "time limit" in cause else Reason.CRASHED
+        return Drop(reason, f"{cause}, {strikes} times with this row alone in flight")
+
+    def take_off(self, seed_ids: Sequence[str]) -> None:
+        """Note that these seeds, and no others, are in flight from now on."""
+        self._flying = {"attempt": self.attempt, "seeds": list(seed_ids)}
+        self._write_note()
+
+    def blame(self, cause: str) -> None:
+        """Add to the note why this process is about to die."""
+        self._flying["cause"] = cause
+        self._write_note()
+
+    def _write_note(self) -> None:
+        # No fsync: the note must outlive this process, not the machine.
+        self.run.write(self._note, json.dumps(self._flying).encode(), durable=False)
+
+    def close(self) -> None:
+        """Leave the shard alive: remove the note; the ledger stays only if a row struck out."""
+        self.run.delete(self._note)
+        if not any(n >= STRIKES_TO_QUARANTINE for n in self._strikes.values()):
+            self.run.delete(self._ledger)
+
+
+class Watchdog:
+    """Ends the process when a call does not come back in time.
+
+    A call that hangs inside a library cannot be interrupted from Python; ending the process is the
+    one thing that always works, and the flight log finds the row.
+    """
+
+    def __init__(self, limit_s: float, on_expiry: Callable[[str], None]) -> None:
+        """`limit_s` is for one call into a stage; `on_expiry` is told why, just before the end."""
+        self._limit_s = limit_s
+        self._on_expiry = on_expiry
+        self._deadline: float | None = None
+        self._what = ""
+        self._changed = threading.Condition()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Watch the block."""
+        with self._changed:
+            self._deadline, self._what = monotonic() + self._limit_s, what
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._deadline = None
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                if self._deadline is None:
+                    self._changed.wait()
+                elif (left := self._deadline - monotonic()) > 0:
+                    self._changed.wait(left)
+                else:
+                    self._expire()
+
+    def _expire(self) -> None:
+        cause = f"time limit of {self._limit_s:g} s exceeded in {self._what}"
+        log.error("%s; this process ends now", cause)
+        self._on_expiry(cause)
+        faulthandler.dump_traceback(file=sys.__stderr__ or 2)
+        os._exit(EXIT_TIME_LIMIT)
