@@ -143,12 +143,11 @@ class DataWriter:
 
     def add(self, table: pa.Table) -> None:
         """Append rows of `DATA_SCHEMA`; the images' bytes are copied, never encoded again."""
+        most = min(ROW_GROUP_BYTES, self.shard_bytes)
         for start in range(table.num_rows):
             row = table.slice(start, 1)
             size = _image_bytes(row)
-            if self._pending and (
-                self._pending_bytes + size > ROW_GROUP_BYTES or self._pending_rows == ROW_GROUP_ROWS
-            ):
+            if self._pending_rows == ROW_GROUP_ROWS or self._pending_bytes + size > most:
                 self._flush()
             self._pending.append(row)
             self._pending_bytes += size
