@@ -1,0 +1,1 @@
+"""The demo's input: annotated photographs and synthetic scenes."""

@@ -1,0 +1,59 @@
+"""Chooses among the candidates of one seed by a score. Knows scores, not pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
+
+from schemas.records import Drop, Reason, ScoredCandidate
+from stages.base import GroupStage
+
+
+@dataclass(frozen=True)
+class Selector(GroupStage):
+    """Keeps the first few candidates of each seed in the order of one score.
+
+    AdaViP (arXiv 2504.15619) keeps the one least similar to the answer: "lowest", `keep=1`.
+    Of equal scores the earlier candidate comes first.
+    """
+
+    consumes: ClassVar[type] = ScoredCandidate
+    produces: ClassVar[type] = ScoredCandidate
+
+    by: str = "detail"
+    """Name of the score."""
+    order: Literal["lowest", "highest"] = "lowest"
+    """Which end of the score is kept."""
+    keep: Annotated[int, Ge(1)] = 1
+    """Candidates kept for each seed, if there are as many."""
+
+    def select(self, group: Sequence[ScoredCandidate]) -> Sequence[ScoredCandidate | Drop]:
+        """The kept candidates and NOT_SELECTED drops, in the order of the group.
+
+        ValueError if a candidate lacks the score, or has NaN for it.
+        """
+        values = [self._value(candidate) for candidate in group]
+        sign = 1 if self.order == "lowest" else -1
+        ranking = sorted(range(len(group)), key=lambda i: sign * values[i])
+        outcomes: list[ScoredCandidate | Drop] = list(group)
+        for place, i in enumerate(ranking[self.keep :], start=self.keep + 1):
+            last = values[ranking[self.keep - 1]]
+            outcomes[i] = Drop(
+                Reason.NOT_SELECTED,
+                f"rank {place} of {len(group)} by {self.by}: {values[i]:.4f} (kept {last:.4f})",
+            )
+        return outcomes
+
+    def _value(self, candidate: ScoredCandidate) -> float:
+        value = candidate.scores.get(self.by)
+        if value is None:
+            raise ValueError(
+                f'no score "{self.by}" to select by; the candidate has {sorted(candidate.scores)}'
+            )
+        if math.isnan(value):
+            raise ValueError(f'score "{self.by}" is NaN; nothing can be ranked by it')
+        return value
