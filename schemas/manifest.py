@@ -1,0 +1,43 @@
+"""The manifest of a run: its input rows without pixels, one Parquet file per shard.
+
+The driver writes it once, before any work; each worker reads the one file of its shard. So what a
+shard is never depends on the input being read again in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.arrow import from_table, to_table
+from schemas.files import Folder
+from schemas.records import SeedRef
+
+SEEDS = "seeds"
+"""Sub-folder of the run directory."""
+
+
+def seeds_path(shard: int) -> str:
+    """Name of a shard's manifest file in the run directory."""
+    return f"{SEEDS}/seeds-{shard:05d}.parquet"
+
+
+def write_seeds(folder: Folder, shard: int, seeds: Sequence[SeedRef]) -> None:
+    """Write the rows of a shard: whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(to_table(seeds, SeedRef), sink, compression="zstd")
+    folder.write(seeds_path(shard), sink.getvalue().to_pybytes())
+
+
+def read_seeds(folder: Folder, shard: int) -> list[SeedRef]:
+    """The rows of a shard, in input order; FileNotFoundError if it was never written."""
+    data = folder.read(seeds_path(shard))
+    return from_table(pq.read_table(pa.BufferReader(data)), SeedRef)
+
+
+def delete_seeds(folder: Folder) -> None:
+    """Remove every file of the manifest."""
+    for name in folder.names(SEEDS):
+        folder.delete(f"{SEEDS}/{name}")

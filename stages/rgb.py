@@ -1,0 +1,93 @@
+"""Any decoded picture as 8-bit sRGB without transparency. Knows pictures, not files."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+import PIL.Image
+import PIL.ImageCms
+
+_WHITE = (255, 255, 255)
+_PROBE = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1)
+"""Colours on which a profile is tried: six steps a channel."""
+_SRGB_TOLERANCE = 2
+"""Levels (of 255) by which a profile may differ from sRGB and still count as it. The many variants
+of sRGB differ by one; the next colour space, Display P3, by thirty."""
+
+
+def to_rgb(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, bool]:
+    """The loaded picture as mode RGB in sRGB, and whether its pixels had to be converted for it.
+
+    Sixteen bits are scaled, not clipped; transparent parts become white; an embedded colour profile
+    is applied. ValueError for kinds of pixels without a defined black and white.
+    """
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        converted = _managed(picture, picture.info.get("icc_profile"))
+        return (picture, False) if converted is None else (converted, True)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _from_wide(picture).convert("RGB"), True
+    profile = picture.info.get("icc_profile")
+    alpha = None
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
+        picture = picture.convert("RGB")
+    elif picture.mode not in ("CMYK", "L"):
+        picture = picture.convert("RGB")
+    converted = _managed(picture, profile) or picture.convert("RGB")
+    if alpha is not None:
+        background = PIL.Image.new("RGB", converted.size, _WHITE)
+        background.paste(converted, mask=alpha)
+        converted = background
+    return converted, True
+
+
+def _from_wide(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """A grey picture of 16 bits (which Pillow may hold in 32) scaled to 8."""
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError(
+            f"pixels of mode {picture.mode} from {values.min()} to {values.max()}; "
+            "at most 16 bits are allowed"
+        )
+    return PIL.Image.fromarray(((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype("u1"))
+
+
+def _managed(picture: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image | None:
+    """The picture converted from its profile to sRGB; None where there is nothing to convert.
+
+    A profile that is damaged, or meant for another kind of pixels, is passed over as browsers do:
+    the picture is good without it.
+    """
+    if not profile or _is_srgb(profile, picture.mode):
+        return None
+    try:
+        return PIL.ImageCms.applyTransform(picture, _transform(profile, picture.mode))
+    except PIL.ImageCms.PyCMSError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _is_srgb(profile: bytes, mode: str) -> bool:
+    """Whether a profile changes nothing that can be seen; true of one that cannot be used."""
+    if mode == "CMYK":
+        return False
+    probe = PIL.Image.fromarray(_PROBE.reshape(-1, 6, 3)).convert(mode)
+    try:
+        converted = PIL.ImageCms.applyTransform(probe, _transform(profile, mode))
+    except PIL.ImageCms.PyCMSError:
+        return True
+    difference = np.abs(np.asarray(converted).astype(int) - np.asarray(probe.convert("RGB")))
+    return int(difference.max()) <= _SRGB_TOLERANCE
+
+
+def _transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform:
+    # Built for each picture: LittleCMS keeps a cache in it that threads must not share.
+    try:
+        source = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    except OSError as error:
+        raise PIL.ImageCms.PyCMSError(error) from error
+    target = PIL.ImageCms.createProfile("sRGB")
+    return PIL.ImageCms.buildTransform(source, target, mode, "RGB")
