@@ -18,6 +18,7 @@ from schemas.arrow import from_bytes, to_bytes
 from schemas.files import Folder
 from schemas.manifest import read_seeds
 from schemas.outcomes import OUTCOME_SCHEMA, Outcome, outcome_table, seed_of
+from schemas.records import SeedRef
 from schemas.shards import write_part
 from workers.chain import Chain, ChainRunner
 from workers.counters import Counters
@@ -76,10 +77,7 @@ class Parcel:
 
     def to_row(self, chains: Sequence[Chain]) -> dict[str, Any]:
         """As one row of plain values; `chains` are those of the group that the parcel leaves."""
-        live = [
-            to_bytes(records, chain.links[-1].stage.produces) if chain.links else records
-            for chain, records in zip(chains, self.live, strict=True)
-        ]
+        live = [_encoded(chain, records) for chain, records in zip(chains, self.live, strict=True)]
         sink = pa.BufferOutputStream()
         done = pa.concat_tables([OUTCOME_SCHEMA.empty_table(), *self.done])
         with pa.ipc.new_stream(sink, OUTCOME_SCHEMA) as writer:
@@ -103,6 +101,13 @@ class Parcel:
             done = [reader.read_all()]
         counters = Counters.from_json(json.loads(row["counters"]))
         return cls(row["shard"], row["seed_ids"], live, done, counters)
+
+
+def _encoded(chain: Chain, records: Any) -> bytes:
+    if chain.links:
+        return to_bytes(records, chain.links[-1].stage.produces)
+    # A chain with nothing to do in this group: as it came, or still the manifest's rows.
+    return records if isinstance(records, bytes) else to_bytes(records, SeedRef)
 
 
 class ShardWorker:
