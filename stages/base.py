@@ -12,6 +12,11 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
+SETTINGS_RULES: dict[str, str | bool] = {"extra": "forbid", "arbitrary_types_allowed": True}
+"""How recipes check the fields of stages and backends (read by pydantic): an unknown key is an
+error; a backend is checked against its protocol by `isinstance`."""
+
+
 class Stage(ABC, Generic[In, Out]):
     """One step of a chain: a frozen dataclass whose fields are its settings and its backends.
 
@@ -19,6 +24,8 @@ class Stage(ABC, Generic[In, Out]):
     batch or another machine gives the same outcome. An exception means trouble, a `Drop` means
     judgement; a stage never catches an exception to hide it.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str | bool]] = SETTINGS_RULES
 
     consumes: ClassVar[type]
     produces: ClassVar[type]
@@ -56,6 +63,8 @@ class RecordStage(Stage[In, Out]):
 
 class GroupStage(ABC):
     """A stage that sees all scored candidates of one seed at once, to choose among them."""
+
+    __pydantic_config__: ClassVar[dict[str, str | bool]] = SETTINGS_RULES
 
     consumes: ClassVar[type] = ScoredCandidate
     produces: ClassVar[type] = ScoredCandidate

@@ -1,0 +1,43 @@
+# The two commands of the README, and their parts. Each does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= demo-run
+
+.PHONY: demo test check unit bench clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m pipeline.demo --output $(RUN)-input
+	$(BIN)/python -m pipeline run demo --input $(RUN)-input/seeds.jsonl --output $(RUN)
+	@echo "Open $(RUN)/report.html"
+
+test: check unit
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml
+
+unit: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python deploy/bench/recipes.py
+	$(BIN)/python deploy/bench/overhead.py
+	$(BIN)/python deploy/bench/memory.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The demo needs neither torch nor the test tools.
+$(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/demo.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUN) $(RUN)-input

@@ -1,0 +1,112 @@
+"""The command line: `nearmiss` and `python -m pipeline`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+# Before anything imports OpenCV: the processes are the parallelism, see `engines.THREADS`.
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+log = logging.getLogger("pipeline")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0 complete, 1 failed, 2 bad usage, 3 incomplete."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    # Imported here, so that `--help` and a slip in the arguments answer at once.
+    from pipeline.commands import COMMANDS  # noqa: PLC0415
+    from pipeline.errors import UsageError  # noqa: PLC0415
+
+    try:
+        return COMMANDS[args.command](args)
+    except UsageError as error:
+        sys.stderr.write(f"nearmiss: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("nearmiss: interrupted; the same command again goes on from here\n")
+        return 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nearmiss",
+        description="Make hard-negative image pairs from annotated images.",
+        epilog="Exit status: 0 complete, 1 failed, 2 bad usage or input, 3 incomplete.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a recipe, or go on with an interrupted run")
+    _add_what(run)
+    run.add_argument("--output", required=True, metavar="RUN", help="run directory: path or URL")
+    run.add_argument("--local", action="store_true", help="in this process, without Ray")
+    run.add_argument(
+        "--retry-errors",
+        action="store_true",
+        help="do shards again in which rows raised, crashed or timed out",
+    )
+
+    plan = commands.add_parser("plan", help="show what a run would do; takes no device")
+    _add_what(plan)
+    plan.add_argument("--output", metavar="RUN", help="accepted, so that run's arguments fit")
+    plan.add_argument("--local", action="store_true", help="accepted, so that run's arguments fit")
+
+    status = commands.add_parser("status", help="seeds, pairs, drops by reason, complete or not")
+    status.add_argument("run", metavar="RUN", help="run directory")
+    status.add_argument("--json", action="store_true", help="as JSON")
+
+    report = commands.add_parser("report", help="write RUN/report.html again")
+    report.add_argument("run", metavar="RUN", help="run directory")
+
+    show = commands.add_parser(
+        "show", help="one pair, or all outcomes of a seed, and how they came"
+    )
+    show.add_argument("run", metavar="RUN", help="run directory")
+    show.add_argument("pair_id", metavar="PAIR_ID", help="pair id or seed id, or its beginning")
+    show.add_argument("--images-to", metavar="FOLDER", help="also write the two images there")
+    return parser
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Arguments that `run` and `plan` share."""
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
+    parser.add_argument("--input", required=True, metavar="PATH", help="file, folder or URL")
+    parser.add_argument("--placement", metavar="FILE", help="placement YAML; default: one machine")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key of the recipe: segmenter.min_area=0.01, shard_size=64",
+    )
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N input rows")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="run seed (default 0)")
+    parser.add_argument(
+        "--columns",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="input columns: chosen=answer,image=img or preset=rlaif-v; may be repeated",
+    )
+    parser.add_argument("--image-root", metavar="DIR", help="folder that image paths start from")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What each command does with its parsed arguments."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping
+
+from pipeline.errors import UsageError
+from pipeline.ledger import read_run_info
+from pipeline.placement import load_placement
+from pipeline.plan import plan
+from pipeline.recipes.build import load_recipe
+from pipeline.report import write_report
+from pipeline.run import Exit, Request, run
+from pipeline.show import show
+from pipeline.sources import Source, SourceError, open_source
+from pipeline.status import report_facts, status
+from schemas.files import Folder
+
+log = logging.getLogger(__name__)
+
+
+def _run(args: argparse.Namespace) -> int:
+    request = Request(
+        book=load_recipe(args.recipe, args.set),
+        placement=load_placement(args.placement),
+        source=_source(args),
+        output=args.output,
+        seed=args.seed,
+        limit=args.limit,
+        local=args.local,
+        retry_errors=args.retry_errors,
+    )
+    try:
+        return run(request)
+    except (UsageError, SourceError):
+        raise
+    except Exception as error:  # the command's edge: one line, and what to do
+        log.debug("the run failed", exc_info=error)
+        sys.stderr.write(f"nearmiss: failed: {_cause(error)}\n")
+        return Exit.FAILED
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause in one line; Ray wraps what a worker raised several times."""
+    while (inner := error.__cause__ or getattr(error, "cause", None)) is not None:
+        error = inner
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+
+
+def _plan(args: argparse.Namespace) -> int:
+    book, placement = load_recipe(args.recipe, args.set), load_placement(args.placement)
+    sys.stdout.write(plan(book, placement, _source(args), args.limit) + "\n")
+    return Exit.COMPLETE
+
+
+def _status(args: argparse.Namespace) -> int:
+    text, complete = status(args.run, as_json=args.json)
+    sys.stdout.write(text + "\n")
+    return Exit.COMPLETE if complete else Exit.INCOMPLETE
+
+
+def _report(args: argparse.Namespace) -> int:
+    info = read_run_info(Folder.at(args.run))
+    sys.stdout.write(f"{write_report(args.run, report_facts(info))}\n")
+    return Exit.COMPLETE
+
+
+def _show(args: argparse.Namespace) -> int:
+    read_run_info(Folder.at(args.run))
+    try:
+        sys.stdout.write(show(args.run, args.pair_id, images_to=args.images_to) + "\n")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return Exit.COMPLETE
+
+
+def _source(args: argparse.Namespace) -> Source:
+    columns: dict[str, str] = {}
+    for text in args.columns:
+        for part in text.split(","):
+            field, sign, column = part.partition("=")
+            if not sign or not field or not column:
+                raise UsageError(f"--columns {part}: write it as field=column, e.g. chosen=answer")
+            columns[field] = column
+    return open_source(args.input, columns, args.image_root)
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "status": _status,
+    "report": _report,
+    "show": _show,
+}

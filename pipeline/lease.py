@@ -1,0 +1,109 @@
+"""One driver per run directory: a lease file that its holder keeps fresh."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.errors import UsageError
+from schemas.files import Folder
+
+LEASE = "lease.json"
+BEAT_S = 10.0
+"""Seconds between two signs of life of the holder."""
+STALE_S = 60.0
+"""Seconds without a sign of life after which another machine may take the lease over."""
+
+
+@dataclass
+class Lease:
+    """Held while a driver works in a run directory; use it as a context manager.
+
+    A holder on this machine that is dead is known at once by its process id; one on another
+    machine after `STALE_S`. Two drivers started within the same instant can both pass, because
+    object stores have no exclusive creation; their parts are equal, so only work is lost.
+    """
+
+    run: Folder
+    """The run directory."""
+    attempt: str
+    """Identity of this driver."""
+    stale_s: float = STALE_S
+    """See `STALE_S`."""
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        """Take the lease; UsageError if another driver holds it."""
+        holder = self._holder()
+        if holder is not None and not _over(holder, self.stale_s):
+            raise UsageError(
+                f"{self.run.url}: another driver works here (process {holder['pid']} on "
+                f"{holder['host']}, last seen {holder['seen']}); wait for it, or end it first"
+            )
+        self._beat()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the lease back, if it is still ours."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        holder = self._holder()
+        if holder is not None and holder["attempt"] == self.attempt:
+            self.run.delete(LEASE)
+
+    def _holder(self) -> dict[str, Any] | None:
+        if not self.run.exists(LEASE):
+            return None
+        holder: dict[str, Any] = self.run.read_json(LEASE)
+        return holder
+
+    def _beat(self) -> None:
+        pid = os.getpid()
+        self.run.write_json(
+            LEASE,
+            {
+                "attempt": self.attempt,
+                "host": socket.gethostname(),
+                "pid": pid,
+                "started": _started(pid),
+                "seen": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+
+    def _keep(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            self._beat()
+
+
+def _over(holder: dict[str, Any], stale_s: float) -> bool:
+    """Whether the holder is certainly gone."""
+    if holder["host"] == socket.gethostname():
+        # The start time tells a process apart from a later one that got the same id.
+        return _started(holder["pid"]) != holder["started"] or holder["started"] is None
+    seen = datetime.fromisoformat(holder["seen"])
+    return datetime.now(UTC) - seen > timedelta(seconds=stale_s)
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a live process in clock ticks since boot; None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+    except OSError:
+        return None
+    fields_after_name = stat.rpartition(")")[2].split()
+    return None if fields_after_name[0] == "Z" else fields_after_name[19]

@@ -1,0 +1,126 @@
+"""Placements: which stages share an actor, on which device, how many. Changes no output row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pipeline.errors import UsageError
+from pipeline.recipes.build import RecipeBook, describe
+from workers.chain import Chain
+
+
+class GroupPlacement(BaseModel):
+    """The stages that share one kind of actor, and how many of these actors there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stages: list[str] | Literal["rest"] = "rest"
+    """Stage keys as in the recipes; "rest" takes all that no other group names."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Device the stages are opened on. There is no fall-back from cuda to cpu."""
+    num_cpus: Annotated[float, Gt(0)] = 1.0
+    """CPUs that Ray reserves for each actor."""
+    num_gpus: Annotated[float, Ge(0)] = 0.0
+    """GPUs (or a fraction of one) that Ray reserves for each actor."""
+    min_actors: Annotated[int, Ge(1)] = 1
+    """Actors to start with."""
+    max_actors: Annotated[int, Ge(1)] | None = None
+    """Actors to grow to; without it, as many as the cluster has room for."""
+    micro_batch: Annotated[int, Ge(1)] = 4
+    """Seeds in one pass through the group's stages."""
+    time_limit_s: Annotated[float, Gt(0)] = 300.0
+    """Limit for one call into a stage; the process is ended when it is exceeded."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GroupPlacement:
+        if (self.device == "cuda") != (self.num_gpus > 0):
+            raise ValueError(
+                f"device {self.device} with num_gpus {self.num_gpus:g}: a cuda group needs GPUs, "
+                "a cpu group must not take any"
+            )
+        if self.max_actors is not None and self.max_actors < self.min_actors:
+            raise ValueError(
+                f"max_actors {self.max_actors} is less than min_actors {self.min_actors}"
+            )
+        return self
+
+
+class Placement(BaseModel):
+    """One machine shape. The defaults are those of `deploy/placements/laptop.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "laptop"
+    """Name, for people."""
+    groups: list[GroupPlacement] = [GroupPlacement()]
+    """Actor groups in the order of the chain."""
+    max_error_share: Annotated[float, Gt(0), Le(1)] = 0.05
+    """A stage in which more than this share of the records raise or crash stops the run."""
+    min_errors: Annotated[int, Ge(1)] = 10
+    """... once it had at least this many errors."""
+
+
+def load_placement(file: str | None) -> Placement:
+    """The placement of a YAML file, or the default one."""
+    if file is None:
+        return Placement()
+    try:
+        content = yaml.safe_load(Path(file).read_text("utf-8"))
+        placement = Placement.model_validate(content)
+    except FileNotFoundError:
+        raise UsageError(f"placement file {file} does not exist") from None
+    except yaml.YAMLError as error:
+        message = " ".join(str(error).split())
+        raise UsageError(f"placement file {file} is not valid YAML: {message}") from None
+    except ValidationError as error:
+        raise UsageError(f"placement file {file}: {describe(error)}") from None
+    if sum(group.stages == "rest" for group in placement.groups) > 1:
+        raise UsageError(f"placement file {file}: only one group may take the rest")
+    return placement
+
+
+def split(chain: Chain, placement: Placement) -> list[Chain]:
+    """The part of a chain that each group runs; () links where a group has none of its stages.
+
+    Raises UsageError if the groups would have to be visited out of order.
+    """
+    rest = [i for i, group in enumerate(placement.groups) if group.stages == "rest"]
+    named = {
+        stage: i
+        for i, group in enumerate(placement.groups)
+        if group.stages != "rest"
+        for stage in group.stages
+    }
+    links: list[list[int]] = [[] for _ in placement.groups]
+    at = 0
+    for position, link in enumerate(chain.links):
+        group = named.get(link.name, rest[0] if rest else None)
+        if group is None:
+            raise UsageError(
+                f"placement {placement.name}: no group runs stage {link.name} of recipe "
+                f"{chain.origin.recipe}; name it in one, or let one take stages: rest"
+            )
+        if group < at:
+            raise UsageError(
+                f"placement {placement.name}: stage {link.name} of recipe {chain.origin.recipe} is "
+                f"in group {group}, behind a stage of group {at}; groups follow the chain's order"
+            )
+        at = group
+        links[group].append(position)
+    return [
+        Chain(chain.origin, tuple(chain.links[position] for position in part)) for part in links
+    ]
+
+
+def unknown_stages(book: RecipeBook, placement: Placement) -> Sequence[str]:
+    """Stages that the placement names and the recipe does not have; worth a word to the user."""
+    known = {link.name for recipe in book.recipes for link in recipe.links}
+    return sorted(
+        {stage for g in placement.groups if g.stages != "rest" for stage in g.stages} - known
+    )

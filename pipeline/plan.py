@@ -1,0 +1,46 @@
+"""`plan`: what a run would do, before anything is paid for. Takes no device, starts no Ray."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from pipeline.engines import make_groups
+from pipeline.placement import Placement
+from pipeline.recipes.build import RecipeBook
+from pipeline.run import make_chains
+from pipeline.sources import Source
+
+
+def plan(book: RecipeBook, placement: Placement, source: Source, limit: int | None) -> str:
+    """Stages with their record types, the actors they share, and the number of rows and shards."""
+    rows = sum(1 for _ in islice(source.rows(), limit))
+    shards = -(-rows // book.shard_size)
+    chains = make_chains(book, 0)
+    groups = make_groups(chains, placement)
+    lines = [
+        f"recipe {book.name}: {book.about}",
+        f"input {source.input.url}: {rows:,} rows, {shards:,} shards of {book.shard_size}",
+    ]
+    for chain in chains:
+        lines.append(f"\n{chain.origin.recipe}  (digest {chain.origin.recipe_digest})")
+        where = {
+            link.name: group.index
+            for group, _ in groups
+            for part in group.chains
+            if part.origin.recipe == chain.origin.recipe
+            for link in part.links
+        }
+        width = max(len(link.name) for link in chain.links)
+        for link in chain.links:
+            stage = link.stage
+            types = f"{stage.consumes.__name__} -> {stage.produces.__name__}"
+            lines.append(f"  {link.name:<{width}}  {types:<36}  group {where[link.name]}")
+    lines.append(f"\nplacement {placement.name}")
+    for group, spec in groups:
+        most = spec.max_actors or "as many as the CPUs allow"
+        lines.append(
+            f"  group {group.index}: {spec.min_actors} to {most} actors, "
+            f"each {spec.num_cpus:g} CPU, {spec.num_gpus:g} GPU ({spec.device}), "
+            f"{spec.micro_batch} seeds a micro-batch, {spec.time_limit_s:g} s limit a call"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""Progress a person can read: a live table on a terminal, one line a minute in a log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from dataclasses import dataclass, field
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pipeline.placement import Placement
+from schemas.records import Reason
+from workers.counters import Counters, StageCount
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 60.0
+TROUBLE = frozenset({Reason.MODEL_ERROR, Reason.OUT_OF_MEMORY, Reason.CRASHED, Reason.TIMED_OUT})
+"""Reasons that count towards a stage's error share."""
+
+
+class ErrorShareError(RuntimeError):
+    """A stage fails on so many rows that going on would be a waste."""
+
+
+@dataclass
+class Progress:
+    """Adds up what the workers count, shows it, and stops a run in which a stage keeps failing.
+
+    A `Monitor` for the engines; use it as a context manager while they run.
+    """
+
+    num_seeds: int
+    """Seeds of the whole run."""
+    num_shards: int
+    """Shards of the whole run."""
+    before: Counters
+    """Counts of the parts that were there before this attempt."""
+    shards_before: int
+    """Number of these parts."""
+    placement: Placement
+    """Limits on errors."""
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    """Where the live table goes, if it is a terminal."""
+    _finished: Counters = field(default_factory=Counters, init=False)
+    _live: dict[str, Counters] = field(default_factory=dict, init=False)
+    _shards: set[int] = field(default_factory=set, init=False)
+    _started: float = field(default_factory=monotonic, init=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False)
+    _display: Live | None = field(default=None, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _failure: str | None = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        """Start to show."""
+        if self.console.is_terminal:
+            self._display = Live(
+                get_renderable=self.table,
+                console=self.console,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._display.start()
+        else:
+            threading.Thread(target=self._log, name="progress-log", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop showing."""
+        self._stop.set()
+        if self._display is not None:
+            self._display.stop()
+            self.console.print(self.table())
+        log.info("%s", self.line())
+
+    def live(self, counts: dict[str, Counters]) -> None:
+        """See `Monitor`."""
+        with self._lock:
+            self._live = {
+                key: counters
+                for key, counters in counts.items()
+                if int(key.partition("-")[0]) not in self._shards
+            }
+            self._check_errors()
+
+    def done(self, shard: int, counters: Counters) -> None:
+        """See `Monitor`; raises ErrorShareError."""
+        with self._lock:
+            self._shards.add(shard)
+            self._finished.add(counters)
+            self._live = {
+                key: c for key, c in self._live.items() if int(key.partition("-")[0]) != shard
+            }
+            self._check_errors()
+            if self._failure is not None:
+                raise ErrorShareError(self._failure)
+
+    def total(self) -> Counters:
+        """All counts: of earlier attempts, of finished shards, and of those in work."""
+        with self._lock:
+            total = Counters()
+            for counters in (self.before, self._finished, *self._live.values()):
+                total.add(counters)
+            return total
+
+    def _check_errors(self) -> None:
+        """Note a stage whose error share, in this attempt, is over the placement's limit."""
+        now = Counters()
+        for counters in (self._finished, *self._live.values()):
+            now.add(counters)
+        for (recipe, stage), count in now.stages.items():
+            errors = sum(count.reasons[reason] for reason in TROUBLE)
+            limit = self.placement.max_error_share
+            if errors >= self.placement.min_errors and errors > limit * count.num_in:
+                self._failure = (
+                    f"stage {stage} of recipe {recipe} failed on {errors} of {count.num_in} "
+                    f"records, more than max_error_share {limit:g}; see the drops' detail in "
+                    "parts/, mend the cause, and rerun with --retry-errors"
+                )
+
+    def _rate_and_eta(self, done: int) -> tuple[float, float | None]:
+        """Seeds a second in this attempt, and seconds to go (None while nothing is known)."""
+        new = done - self.before.num_seeds
+        elapsed = monotonic() - self._started
+        rate = new / elapsed if elapsed > 0 else 0.0
+        left = self.num_seeds - done
+        return rate, left / rate if rate > 0 else (0.0 if left == 0 else None)
+
+    def line(self) -> str:
+        """The state in one line."""
+        total = self.total()
+        rate, eta = self._rate_and_eta(total.num_seeds)
+        dropped = sum(count.num_dropped for count in total.stages.values())
+        shards = self.shards_before + len(self._shards)
+        return (
+            f"{total.num_seeds}/{self.num_seeds} seeds, {shards}/{self.num_shards} shards, "
+            f"{num_pairs(total)} pairs, {dropped} drops, {rate:.1f} seeds/s, ETA {_clock(eta)}"
+        )
+
+    def table(self) -> Table:
+        """The state as a table, one row a stage."""
+        total = self.total()
+        table = Table(title=self.line(), title_justify="left", title_style="bold")
+        table.add_column("recipe", no_wrap=True)
+        table.add_column("stage", no_wrap=True)
+        for name in ("in", "out", "dropped", "ms/record"):
+            table.add_column(name, justify="right")
+        table.add_column("most frequent drops", overflow="ellipsis", no_wrap=True)
+        previous = None
+        for (recipe, stage), count in total.stages.items():
+            if previous not in (None, recipe):
+                table.add_section()
+            table.add_row(recipe if recipe != previous else "", stage, *_cells(count))
+            previous = recipe
+        return table
+
+    def _log(self) -> None:
+        while not self._stop.wait(LOG_EVERY_S):
+            log.info("%s", self.line())
+
+
+def num_pairs(counters: Counters) -> int:
+    """Pairs that left the last stage of every recipe."""
+    last: dict[str, StageCount] = {}
+    for (recipe, _), count in counters.stages.items():
+        last[recipe] = count
+    return sum(count.num_out for count in last.values())
+
+
+def _cells(count: StageCount) -> list[str]:
+    each = 1000 * count.busy_s / count.num_in if count.num_in else 0.0
+    reasons = ", ".join(f"{reason} {n}" for reason, n in count.reasons.most_common(3))
+    return [
+        f"{count.num_in:,}",
+        f"{count.num_out:,}",
+        f"{count.num_dropped:,}",
+        f"{each:.1f}",
+        reasons,
+    ]
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def log_to(stream_level: int = logging.INFO) -> None:
+    """Set up logging for a command: one handler on standard error, plain lines."""
+    logging.basicConfig(
+        level=stream_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )

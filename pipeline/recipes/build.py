@@ -1,0 +1,300 @@
+"""Recipes: YAML in, checked chains of stages out. The one place that names backends.
+
+A recipe decides which bytes come out; how fast is the placement's matter. `STAGES` lists every key
+that may stand under `stages:`, the class behind it and the backends it can use, the default first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from pipeline.errors import UsageError
+from schemas.ids import content_id
+from schemas.records import SeedRef, SpannedCandidate
+from stages.backends.descriptors import ColorLayout, GradientGrid
+from stages.backends.fill import FILLS
+from stages.backends.grabcut import GrabCut
+from stages.cropper import Cropper
+from stages.duplicator import Duplicator
+from stages.embedder import Embedder
+from stages.filter import DoubleThreshold
+from stages.flipper import Flipper
+from stages.grounder import AnnotatedRegions
+from stages.inpainter import Inpainter
+from stages.loader import Loader
+from stages.masker import Masker
+from stages.recolorer import Recolorer
+from stages.segmenter import Segmenter
+from stages.selector import Selector
+from stages.verifier import LocalityCheck
+from workers.chain import AnyStage, Link
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may stand behind a key of `stages:`."""
+
+    stage: type[Any]
+    """The stage class; its fields are the settings."""
+    backends: Mapping[str, Sequence[type[Any]]]
+    """Per backend field of the stage, the backend classes it can use, the default first."""
+
+
+STAGES: Mapping[str, Choice] = {
+    "loader": Choice(Loader, {}),
+    "annotated_regions": Choice(AnnotatedRegions, {}),
+    "segmenter": Choice(Segmenter, {"backend": [GrabCut]}),
+    "inpainter": Choice(Inpainter, {"backend": FILLS}),
+    "recolorer": Choice(Recolorer, {}),
+    "duplicator": Choice(Duplicator, {}),
+    "flipper": Choice(Flipper, {}),
+    "cropper": Choice(Cropper, {}),
+    "embedder": Choice(Embedder, {"appearance": [ColorLayout], "detail": [GradientGrid]}),
+    "double_threshold": Choice(DoubleThreshold, {}),
+    "selector": Choice(Selector, {}),
+    "locality_check": Choice(LocalityCheck, {}),
+    "masker": Choice(Masker, {}),
+}
+
+
+class RecipeFile(BaseModel):
+    """A recipe as it stands in YAML: either its own `stages`, or a `mix` of other recipes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """Name, as in `Pair.recipe`."""
+    about: str
+    """One line for a person."""
+    shard_size: Annotated[int, Ge(1), Le(100_000)] = 128
+    """Seeds in one shard: the unit of work, of retry and of commit."""
+    stages: dict[str, dict[str, Any] | None] | None = None
+    """Stage keys in order, each with its settings."""
+    mix: list[str] | None = None
+    """Names of recipes (or YAML files) that every seed goes through, one after the other."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One checked chain."""
+
+    name: str
+    """Name, as in `Pair.recipe`."""
+    links: tuple[Link, ...]
+    """Its stages, in order."""
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """Every stage with all its settings, defaults included, as plain values."""
+        return [{"stage": link.name, **settings_of(link.stage)} for link in self.links]
+
+    def steps(self) -> list[tuple[Link, str]]:
+        """Every stage with its settings as canonical JSON, as provenance holds them."""
+        return [
+            (link, json.dumps(settings_of(link.stage), sort_keys=True)) for link in self.links
+        ]
+
+    @property
+    def digest(self) -> str:
+        """Content id of everything that decides a row."""
+        return content_id(json.dumps([self.name, self.settings], sort_keys=True))
+
+
+@dataclass(frozen=True)
+class RecipeBook:
+    """What a run makes: one recipe, or the members of a mix."""
+
+    name: str
+    """Name of the recipe that was asked for."""
+    about: str
+    """One line for a person."""
+    shard_size: int
+    """Seeds in one shard."""
+    recipes: tuple[Recipe, ...]
+    """The chains; every seed goes through all of them."""
+
+    @property
+    def digest(self) -> str:
+        """Content id over all members."""
+        return content_id(self.name, *(recipe.digest for recipe in self.recipes))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that come with the code."""
+    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
+    """The recipe of a shipped name or YAML file, with `key=value` overrides applied.
+
+    `shard_size=64` sets a key of the recipe; `segmenter.min_area=0.01` a setting of a stage (in a
+    mix, of that stage in every member); `flip.loader.max_side=512` one of one member.
+    Raises UsageError naming the file, the key, the value and what is allowed.
+    """
+    changes = [_parse_override(text) for text in overrides]
+    book = _read(name)
+    members = [_read(member) for member in book.mix] if book.mix else [book]
+    used = [False] * len(changes)
+    for i, (path, value) in enumerate(changes):
+        if path == ["shard_size"]:
+            used[i] = True
+            book = _validated(book.name, {**book.model_dump(), "shard_size": value})
+    recipes = []
+    for member in members:
+        if not member.stages:
+            raise UsageError(f"recipe {member.name}: has no stages; a mix may not name a mix")
+        stages = {key: dict(settings or {}) for key, settings in member.stages.items()}
+        for i, (path, value) in enumerate(changes):
+            own = path[1:] if path[0] == member.name else path
+            if len(own) > 1 and own[0] in stages:
+                _set(stages[own[0]], own[1:], value)
+                used[i] = True
+        links = tuple(Link(key, _build(member.name, key, s)) for key, s in stages.items())
+        _check_types(member.name, links)
+        recipes.append(Recipe(member.name, links))
+    for text, hit in zip(overrides, used, strict=True):
+        if not hit:
+            known = sorted({link.name for recipe in recipes for link in recipe.links})
+            raise UsageError(
+                f"--set {text}: recipe {book.name} has no such key; it has shard_size and the "
+                f"stages {', '.join(known)}"
+            )
+    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes))
+
+
+def settings_of(value: object) -> dict[str, Any]:
+    """The fields of a stage or backend as plain JSON values, without what is not a setting."""
+    assert is_dataclass(value)
+    return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.init}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return settings_of(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read(name: str) -> RecipeFile:
+    shipped = shipped_recipes()
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped.get(name)
+    if path is None:
+        raise UsageError(
+            f"no recipe called {name!r}; shipped are {', '.join(shipped)}; or give a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"recipe file {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe file {path} is not valid YAML: {_one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"recipe file {path} must hold a mapping with name, about and stages")
+    recipe = _validated(str(path), content)
+    if (recipe.stages is None) == (recipe.mix is None):
+        raise UsageError(f"recipe file {path}: give either stages or mix")
+    return recipe
+
+
+def _validated(where: str, content: Mapping[str, Any]) -> RecipeFile:
+    try:
+        return RecipeFile.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"recipe {where}: {describe(error)}") from None
+
+
+def _build(recipe: str, key: str, settings: dict[str, Any]) -> AnyStage:
+    choice = STAGES.get(key)
+    if choice is None:
+        raise UsageError(f"recipe {recipe}: unknown stage {key!r}; known are {', '.join(STAGES)}")
+    for field, backends in choice.backends.items():
+        where = f"recipe {recipe}: {key}.{field}"
+        settings[field] = _build_backend(where, backends, settings.get(field))
+    stage: AnyStage = _instance(f"recipe {recipe}: {key}", choice.stage, settings)
+    return stage
+
+
+def _build_backend(where: str, backends: Sequence[type[Any]], settings: object) -> object:
+    if isinstance(settings, str):
+        settings = {"name": settings}
+    if settings is not None and not isinstance(settings, dict):
+        raise UsageError(f"{where}: {settings!r} is neither a backend's name nor its settings")
+    by_name = {backend.name: backend for backend in backends}
+    name = (settings or {}).get("name", next(iter(by_name)))
+    if name not in by_name:
+        raise UsageError(f"{where}: unknown backend {name!r}; known are {', '.join(by_name)}")
+    return _instance(where, by_name[name], settings or {})
+
+
+def _instance(where: str, cls: type[Any], settings: Mapping[str, Any]) -> Any:
+    try:
+        return TypeAdapter(cls).validate_python(settings)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """A validation error in one line: each field, what is wrong with it, and the value."""
+    parts = []
+    for item in error.errors():
+        place = ".".join(str(x) for x in item["loc"]) or "value"
+        what = "unknown key" if "unexpected" in item["type"] or "extra" in item["type"] else ""
+        parts.append(f"{place}: {what or item['msg']} (got {item['input']!r:.80})")
+    return "; ".join(parts)
+
+
+def _check_types(recipe: str, links: Sequence[Link]) -> None:
+    """Refuse a chain in which a stage would be handed records that it does not take."""
+    produced: type = SeedRef
+    before = "the input"
+    for link in links:
+        if link.stage.consumes is not produced:
+            raise UsageError(
+                f"recipe {recipe}: {link.name} consumes {link.stage.consumes.__name__}, but "
+                f"{before} before it produces {produced.__name__}"
+            )
+        produced, before = link.stage.produces, link.name
+    if produced is not SpannedCandidate:
+        raise UsageError(
+            f"recipe {recipe}: the chain ends with {before}, which produces {produced.__name__}; "
+            "it must end with masker"
+        )
+
+
+def _parse_override(text: str) -> tuple[list[str], Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not all(key.split(".")):
+        raise UsageError(
+            f"--set {text}: write it as key=value, for example segmenter.min_area=0.01"
+        )
+    try:
+        return key.split("."), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text}: the value is not YAML: {_one_line(error)}") from None
+
+
+def _set(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = settings.get(key)
+        # A copy, so that the member of a mix does not share it with another.
+        settings[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
+        settings = settings[key]
+    settings[path[-1]] = value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,27 @@
+"""Which code this is."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+@cache
+def code_version() -> str:
+    """Version of this project, with the commit where the code runs from a checkout."""
+    try:
+        number = version("nearmiss")
+    except PackageNotFoundError:  # run from a bare checkout, as under `ray job submit`
+        number = "0"
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return number
+    git = subprocess.run(  # noqa: S603  # fixed arguments
+        ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"{number}+{git.stdout.strip()}" if git.returncode == 0 else number
