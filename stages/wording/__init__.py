@@ -1,0 +1,40 @@
+"""Rules on English answers: pure functions on text, with character offsets.
+
+They are closed word lists and local patterns, not a parser. Each rule says what it accepts and is
+written to miss a case rather than to invent one: what a rule cannot place makes a stage drop the
+row. English only; a text in another language has no mentions, colours, counts or sides.
+"""
+
+from stages.wording.colors import ColorWord, color_names, color_words
+from stages.wording.counts import counted, number_words, one_more
+from stages.wording.edits import replace_spans
+from stages.wording.mentions import Mention, find_mentions, label_colors, pronoun_colors, refers_to
+from stages.wording.nouns import head_noun, is_plural, label_words, plural_of, same_noun
+from stages.wording.sides import SideReading, mirror_sides, read_sides, side_clause
+from stages.wording.tokens import Token, tokenize
+
+__all__ = [
+    "ColorWord",
+    "Mention",
+    "SideReading",
+    "Token",
+    "color_names",
+    "color_words",
+    "counted",
+    "find_mentions",
+    "head_noun",
+    "is_plural",
+    "label_colors",
+    "label_words",
+    "mirror_sides",
+    "number_words",
+    "one_more",
+    "plural_of",
+    "pronoun_colors",
+    "read_sides",
+    "refers_to",
+    "replace_spans",
+    "same_noun",
+    "side_clause",
+    "tokenize",
+]

@@ -1,0 +1,182 @@
+"""The closed word lists behind the rules. Lower case; no code beyond building the sets."""
+
+from __future__ import annotations
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text as a set."""
+    return frozenset(text.split())
+
+
+ARTICLES = word_set("a an")
+
+DETERMINERS = word_set("a an the this that these those its his her their my your our one's")
+
+QUANTIFIERS = word_set(
+    "all both each every either neither several many few some any most more fewer other others "
+    "another no dozens hundreds multiple various numerous half none such"
+)
+"""Words in front of a noun that make its number, or which one is meant, unclear."""
+
+NEGATIONS = word_set("no not without never neither nor isn't aren't wasn't weren't lacks lacking")
+
+PREPOSITIONS = word_set(
+    "about above across after against along alongside amid among around as at atop before "
+    "behind below beneath beside between beyond by down during for from in inside into like "
+    "near of off on onto opposite out outside over past round through throughout to toward "
+    "towards under underneath until up upon via with within without"
+)
+
+CONJUNCTIONS = word_set(
+    "and or but nor while as because when where whereas although though if & plus"
+)
+
+RELATIVES = word_set("that which who whose")
+
+PRONOUNS = word_set(
+    "it they he she this that these those both all one ones i you we them him there what which who"
+)
+
+COPULAS = word_set(
+    "is are was were looks look appears appear seems seem isn't aren't wasn't weren't"
+)
+
+AUXILIARIES = COPULAS | word_set(
+    "be been being am has have had do does did can could may might must will would shall should"
+)
+
+_VERBS = word_set(
+    "appear balance bend block board border bring carry catch chase climb contain cover crawl "
+    "cross cut dance dive drink drive eat extend face fall fill float fly follow gallop graze "
+    "grow hang have hide hold jump kick kneel lead lean leap lick lie line look lounge move "
+    "open overlook perch play point pose pour pull push reach read rest ride rise roll run seem "
+    "serve shine show sit skate sleep smile splash spread stand stare stay stretch surf "
+    "surround swim swing take talk throw touch turn use wait walk watch wear wave work"
+)
+"""Verbs that picture descriptions use, to tell "the pier leads" from "the car lights"."""
+
+
+def _third_person(verb: str) -> str:
+    if verb == "have":
+        return "has"
+    if verb[-1] == "y" and verb[-2] not in "aeiou":
+        return verb[:-1] + "ies"
+    return verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "o")) else "s")
+
+
+BASE_OF_VERB = {_third_person(verb): verb for verb in _VERBS} | {
+    "is": "are",
+    "was": "were",
+    "isn't": "aren't",
+    "wasn't": "weren't",
+}
+"""Third person singular to plural: "leads" to "lead", "is" to "are"."""
+
+VERBS = _VERBS | BASE_OF_VERB.keys()
+
+_PAST = word_set(
+    "ate bent broke came caught cut drank drove fell flew gave got grew held hung kept laid lay "
+    "led left made met ran rode rose sat set shown slept spread stood stuck swam taken threw "
+    "took wore"
+)
+
+_POSTPOSED = word_set(
+    "alone asleep awake available away back below close empty full here high low next nearby "
+    "present ready similar there together too tall visible wide also just still only now then "
+    "almost very so ahead apart upside each both all either"
+)
+"""What may stand right behind a noun without being its head."""
+
+_NOUNS_IN_ED = word_set("bed red shed sled seed weed feed speed reed")
+
+_NOUNS_IN_ING = word_set(
+    "building ceiling clothing crossing drawing dressing frosting icing king landing lighting "
+    "painting parking pudding railing ring siding sling spring string swing wing wiring"
+)
+
+
+def is_participle(word: str) -> bool:
+    """Whether a word looks like "standing" or "parked", and not like "building" or "bed"."""
+    return (word.endswith("ing") and word not in _NOUNS_IN_ING) or (
+        word.endswith("ed") and word not in _NOUNS_IN_ED
+    )
+
+
+def may_follow_noun(word: str) -> bool:
+    """Whether a word right behind a singular noun leaves it the head of its phrase.
+
+    "corgi is", "pier leads", "man wearing": yes. "dog bowl", "car lights", "horse trailer": no.
+    """
+    return (
+        word in AUXILIARIES | PREPOSITIONS | CONJUNCTIONS | DETERMINERS | RELATIVES | QUANTIFIERS
+        or word in PRONOUNS | VERBS | _PAST | _POSTPOSED
+        or is_participle(word)
+        or word.endswith("ly")
+        or (word[:1].isdigit())
+    )
+
+
+ADJECTIVES = word_set(
+    "adult aged ancient antique bare beautiful big blank blurry bold brick bright broad broken "
+    "ceramic checkered chubby clean clear closed cloth colorful colourful concrete cotton cute "
+    "curly dark decorative deep dirty dotted dry empty enormous fancy fat flat fluffy folded "
+    "fresh full furry giant glass glossy gold huge iron large leather light little lone long "
+    "lovely low massive matte medium metal metallic modern muddy narrow neat new nice old open "
+    "oval overturned pale paper parked plain plastic polished pretty puffy rectangular round "
+    "rusty shiny short shorter silk sleek slender small smaller larger soft solid spotted "
+    "square steel stone striped tabby tall taller thick thin tiny tin triangular used vintage "
+    "vivid warm wet wide wild wooden woolen worn young younger older"
+)
+"""Adjectives and materials that may stand between a colour word and its noun."""
+
+SOLITARY = word_set("single sole only lone solitary same alone individual")
+"""Words that go with one thing and no more."""
+
+PARTICIPLES = word_set(
+    "wearing holding riding sitting standing lying walking carrying eating looking playing "
+    "flying jumping running with"
+)
+"""Where a label turns from its noun to a description: "man wearing a hat"."""
+
+PEOPLE = word_set(
+    "man woman person boy girl child kid baby people guy lady gentleman player umpire batsman "
+    "bowler rider skier surfer driver worker officer soldier athlete student teacher crowd "
+    "family couple human adult toddler bride groom face skin"
+)
+"""Nouns of which a colour word is not the colour of the pixels."""
+
+COLOR_NAMES_OF_KINDS = {
+    "bear": word_set("black brown"),
+    "bean": word_set("green black white red"),
+    "beans": word_set("green black white red"),
+    "berry": word_set("black blue"),
+    "board": word_set("black white"),
+    "bread": word_set("white brown"),
+    "card": word_set("red yellow green"),
+    "cabbage": word_set("red white"),
+    "coffee": word_set("black white"),
+    "deer": word_set("red white"),
+    "eye": word_set("black red"),
+    "fox": word_set("red gray"),
+    "heron": word_set("gray blue"),
+    "jay": word_set("blue"),
+    "light": word_set("red green yellow"),
+    "meat": word_set("red white"),
+    "onion": word_set("red white green"),
+    "panda": word_set("red"),
+    "pepper": word_set("black white red green yellow"),
+    "rice": word_set("white brown"),
+    "squirrel": word_set("gray red"),
+    "tea": word_set("green black white"),
+    "whale": word_set("blue gray"),
+    "wine": word_set("red white"),
+    "wolf": word_set("gray"),
+}
+"""Nouns with which a colour names a sort, which a change of colour does not change."""
+
+PLACE_WORDS = word_set(
+    "left right middle center centre corner next beside between behind front near nearby "
+    "against opposite among alone attached adjacent surrounded touching inside leftmost "
+    "rightmost"
+)
+"""Words that tie a thing to one place, where a copy elsewhere would not be."""

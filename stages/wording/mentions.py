@@ -1,0 +1,376 @@
+"""Where a text speaks of a labelled thing, and what it says of it right there.
+
+Reads the noun phrase leftwards from its head ("two small red stools") and one predicate rightwards
+("the stool in the corner is red"). It does not resolve pronouns or "ones", and knows no parts of
+speech beyond the lists in `lexicon.py`: a noun right behind the head ("dog bowl") ends the match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from schemas.records import Span
+from stages.wording import lexicon
+from stages.wording.colors import ColorWord, color_at, color_names, is_shade
+from stages.wording.nouns import head_noun, is_plural, label_words, same_noun
+from stages.wording.tokens import Token, tokenize
+
+NUMBERS = {
+    word: number
+    for number, word in enumerate(
+        [
+            *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+            *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
+            *("seventeen", "eighteen", "nineteen", "twenty"),
+        ]
+    )
+}
+"""Number words and their values."""
+
+_HEDGES = lexicon.word_set(
+    "least most than about around under roughly approximately nearly almost or up every "
+    "maybe perhaps between number"
+)
+_MAX_MODIFIERS = 6
+_MAX_PREDICATE_WORDS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One place where a text names a thing."""
+
+    index: int
+    """Index of the head noun in `tokenize(text)`."""
+    noun: Token
+    """The head noun as written."""
+    plural: bool
+    """Whether the head noun is a plural."""
+    opener: Token | None
+    """The determiner, quantifier or number in front of the phrase."""
+    number: int | None
+    """The number attached to the noun; 1 for "a"; None without one, or if it is hedged."""
+    modifiers: tuple[Token, ...]
+    """The words between `opener` and `noun`, in order."""
+    colors: tuple[ColorWord, ...]
+    """The colours the text gives to the noun, in its phrase or its predicate, in order."""
+    partitive: bool
+    """Whether it is the whole of which some are meant: "two of the dogs", "most of the dogs"."""
+    predicate: int | None
+    """Index of the "is", "are" ... of which the noun is the subject, where it was found."""
+
+    @property
+    def span(self) -> Span:
+        """The whole phrase, its opener with it."""
+        first = self.opener or (self.modifiers[0] if self.modifiers else self.noun)
+        return Span(first.start, self.noun.end)
+
+    @property
+    def color_names(self) -> frozenset[str]:
+        """The basic colours the text gives to the noun."""
+        return frozenset(color.name for color in self.colors)
+
+    @property
+    def introduces(self) -> bool:
+        """Whether the phrase brings up something new ("a dog", "two dogs", "another dog")."""
+        opener = self.opener.lower if self.opener else ""
+        return self.number is not None or opener in lexicon.ARTICLES | {"another"}
+
+    @property
+    def vague(self) -> bool:
+        """Whether a quantifier hides how many or which: "some dogs", "two of the dogs"."""
+        words = {token.lower for token in self.modifiers}
+        if self.opener is not None:
+            words.add(self.opener.lower)
+        return self.partitive or bool(words & lexicon.QUANTIFIERS)
+
+
+@lru_cache(maxsize=1024)
+def find_mentions(text: str, label: str) -> tuple[Mention, ...]:
+    """All mentions of the head noun of `label` in `text`, in order, whatever their number or case.
+
+    Left out are matches inside other words, the noun in front of another ("dog bowl" for "dog"),
+    and what the text denies ("no dog", "without a dog") or compares with ("like a dog").
+    """
+    head = head_noun(label)
+    if not head:
+        return ()
+    tokens = tokenize(text)
+    own_words = frozenset(label_words(label))
+    found = []
+    for index, token in enumerate(tokens):
+        if token.is_word and same_noun(token.lower, head) and _heads_its_phrase(tokens, index):
+            mention = _read(tokens, index, own_words)
+            if mention is not None:
+                found.append(mention)
+    return tuple(found)
+
+
+def label_colors(label: str, attributes: Iterable[str] = ()) -> frozenset[str]:
+    """The basic colours that a region's label and attributes give to it."""
+    phrase = " ".join(label_words(label)[:-1])
+    return color_names([phrase, *attributes])
+
+
+def refers_to(mention: Mention, label: str, attributes: Iterable[str] = ()) -> bool:
+    """Whether a mention can mean a region with this label and these attributes.
+
+    The head noun agrees, and the colours do not contradict each other: "a tall red stool" cannot
+    mean the "yellow stool". "Another stool" and "the other stools" mean something else.
+    """
+    if not same_noun(mention.noun.lower, head_noun(label)):
+        return False
+    if mention.opener is not None and mention.opener.lower in {"another", "other", "others"}:
+        return False
+    if any(token.lower == "other" for token in mention.modifiers):
+        return False
+    own = label_colors(label, attributes)
+    return not own or not mention.colors or bool(own & mention.color_names)
+
+
+def pronoun_colors(text: str) -> tuple[ColorWord, ...]:
+    """The colours a text gives by a pronoun ("it is red"), whatever that stands for."""
+    tokens = tokenize(text)
+    found: tuple[ColorWord, ...] = ()
+    for index in range(1, len(tokens)):
+        if tokens[index].lower in _COPULAS and tokens[index - 1].lower in lexicon.PRONOUNS:
+            found += _predicate_colors(tokens, index + 1)
+    return found
+
+
+def _heads_its_phrase(tokens: Sequence[Token], index: int) -> bool:
+    if index + 1 >= len(tokens) or is_plural(tokens[index].lower):
+        return True
+    after = tokens[index + 1]
+    if not after.is_word:
+        return after.text not in {"-", "/"}
+    return lexicon.may_follow_noun(after.lower)
+
+
+def _read(tokens: Sequence[Token], index: int, own_words: frozenset[str]) -> Mention | None:
+    first = _phrase_start(tokens, index, own_words)
+    opener = _opener(tokens, first)
+    before = first - (opener is not None) - 1
+    if _denied(tokens, before, opener):
+        return None
+    noun = tokens[index]
+    plural = is_plural(noun.lower)
+    modifiers = tuple(t for t in tokens[first:index] if t.is_word and t.lower not in {"and", "or"})
+    colors = _phrase_colors(tokens, first, index, own_words)
+    predicate = _predicate(tokens, index)
+    if predicate is not None:
+        colors += _predicate_colors(tokens, predicate + 1)
+    if own_words & lexicon.PEOPLE and noun.lower not in own_words - lexicon.PEOPLE:
+        colors = ()
+    colors = _without_kinds(noun.lower, colors)
+    return Mention(
+        index=index,
+        noun=noun,
+        plural=plural,
+        opener=opener,
+        number=_number(tokens, before, opener, plural=plural),
+        modifiers=modifiers,
+        colors=colors,
+        partitive=_partitive(tokens, before, opener),
+        predicate=predicate,
+    )
+
+
+def _phrase_start(tokens: Sequence[Token], index: int, own_words: frozenset[str]) -> int:
+    """Index of the first modifier of the noun at `index`; `index` itself without one."""
+    first = index
+    while first > 0 and index - first < _MAX_MODIFIERS:
+        if _joins(tokens, first - 1) and first < index:
+            first -= 2
+        elif _is_modifier(tokens, first - 1, own_words):
+            first -= 1
+        else:
+            break
+    return first
+
+
+def _is_modifier(tokens: Sequence[Token], index: int, own_words: frozenset[str]) -> bool:
+    token = tokens[index]
+    word = token.lower
+    if not token.is_word or word[0].isdigit() or word in NUMBERS:
+        return False
+    if word in own_words or word in {"single", "other"} or _is_adjective(tokens, index):
+        return True
+    if word in _OPENERS or word in _CLOSED or (word in lexicon.VERBS and index > 0):
+        return False
+    if word.endswith("ing"):
+        # "a jumping cat", but "a man holding cats".
+        return index == 0 or tokens[index - 1].lower in _OPENERS | NUMBERS.keys()
+    return not word.endswith(("'s", "’s"))
+
+
+def _joins(tokens: Sequence[Token], index: int) -> bool:
+    """Whether tokens[index] joins two adjectives: "brown and white corgi", "tall, red stool"."""
+    return (
+        index > 0
+        and tokens[index].lower in {",", "and", "or", "&"}
+        and _is_adjective(tokens, index - 1)
+        and _is_adjective(tokens, index + 1)
+    )
+
+
+def _is_adjective(tokens: Sequence[Token], index: int) -> bool:
+    word = tokens[index].lower
+    return word in lexicon.ADJECTIVES or is_shade(word) or color_at(tokens, index) is not None
+
+
+def _opener(tokens: Sequence[Token], first: int) -> Token | None:
+    if first == 0:
+        return None
+    token = tokens[first - 1]
+    word = token.lower
+    if word in _OPENERS or word in NUMBERS or word.isdecimal() or word.endswith(("'s", "’s")):
+        return token
+    return None
+
+
+def _denied(tokens: Sequence[Token], before: int, opener: Token | None) -> bool:
+    if opener is not None and opener.lower in {"no", "neither"}:
+        return True
+    if before < 0:
+        return False
+    word = tokens[before].lower
+    return word in lexicon.NEGATIONS or word in {"like", "resembling", "resembles"}
+
+
+def _partitive(tokens: Sequence[Token], before: int, opener: Token | None) -> bool:
+    if opener is None or before < 1 or tokens[before].lower != "of":
+        return False
+    word = tokens[before - 1].lower
+    return word in lexicon.QUANTIFIERS or word in NUMBERS or word.isdecimal()
+
+
+def _number(
+    tokens: Sequence[Token], before: int, opener: Token | None, *, plural: bool
+) -> int | None:
+    if opener is None or (before >= 0 and tokens[before].lower in _HEDGES):
+        return None
+    word = opener.lower
+    if word in lexicon.ARTICLES:
+        return None if plural else 1
+    if word.isdecimal():
+        # A decimal ("1.5 dogs") or a list ("1, 2 dogs") is no count.
+        before_is_word = before < 0 or tokens[before].is_word or tokens[before].text in "(:;\"'"
+        sentence = (
+            before >= 0 and tokens[before].text in ".!?" and tokens[before].end < opener.start
+        )
+        number = int(word) if before_is_word or sentence else None
+    else:
+        number = NUMBERS.get(word)
+    if number is None or (number == 1) == plural:
+        return None
+    return number
+
+
+def _phrase_colors(
+    tokens: Sequence[Token], first: int, index: int, own_words: frozenset[str]
+) -> tuple[ColorWord, ...]:
+    """The colours in front of the noun; none that may belong to a noun in between."""
+    found: list[ColorWord] = []
+    for i in range(index - 1, first - 1, -1):
+        color = color_at(tokens, i)
+        if color is not None:
+            found.insert(0, color)
+        elif not (
+            _is_adjective(tokens, i)
+            or tokens[i].lower in own_words
+            or tokens[i].lower in {",", "and", "or", "&"}
+            or tokens[i].lower.endswith(("ed", "ing"))
+        ):
+            break  # "white wine glass": the wine is white
+    return tuple(found)
+
+
+def _predicate(tokens: Sequence[Token], index: int) -> int | None:
+    """Index of the copula whose subject is the noun at `index`.
+
+    Right behind it ("the stool is"), behind "that" or "which", or behind phrases that only place it
+    ("the stool in the corner is"); a comma, a conjunction or another verb on the way ends it.
+    """
+    i = index + 1
+    if i < len(tokens) and tokens[i].lower in {"that", "which"}:
+        i += 1
+        return i if i < len(tokens) and tokens[i].lower in _COPULAS else None
+    if i < len(tokens) and tokens[i].lower in _COPULAS:
+        return i
+    if i >= len(tokens) or tokens[i].lower not in lexicon.PREPOSITIONS:
+        return None
+    for j in range(i + 1, min(len(tokens), i + _MAX_PREDICATE_WORDS)):
+        word = tokens[j].lower
+        if word in _COPULAS:
+            return j
+        if not tokens[j].is_word or word in lexicon.CONJUNCTIONS | lexicon.RELATIVES:
+            return None
+        if word in lexicon.VERBS or word in lexicon.AUXILIARIES or lexicon.is_participle(word):
+            return None
+    return None
+
+
+_COPULAS = lexicon.word_set("is are was were looks look appears appear")
+_ADVERBS = lexicon.word_set(
+    "also all both mostly mainly completely entirely very painted colored coloured a shade of "
+    "bright solid"
+)
+
+
+def _predicate_colors(tokens: Sequence[Token], start: int) -> tuple[ColorWord, ...]:
+    """The colours at tokens[start] on: "red", "brown and white", "painted dark blue"."""
+    i = start
+    while i < len(tokens) and (tokens[i].lower in _ADVERBS or is_shade(tokens[i].lower)):
+        if tokens[i].lower == "a" and (i + 1 >= len(tokens) or tokens[i + 1].lower != "shade"):
+            return ()  # "is a red car"
+        i += 1
+    found: list[ColorWord] = []
+    while i < len(tokens):
+        color = color_at(tokens, i)
+        if color is None:
+            break
+        found.append(color)
+        i += 1
+        joint = i
+        while i < len(tokens) and tokens[i].lower in {",", "and", "or"}:
+            i += 1
+        if i == joint or i >= len(tokens) or not _starts_color(tokens, i):
+            i = joint
+            break
+        if is_shade(tokens[i].lower) and color_at(tokens, i) is None:
+            i += 1
+    if found and i < len(tokens) and tokens[i].is_word:
+        after = tokens[i].lower
+        if not lexicon.may_follow_noun(after):
+            return ()  # "is red wood", "is white haired"
+    return tuple(found)
+
+
+def _starts_color(tokens: Sequence[Token], index: int) -> bool:
+    if color_at(tokens, index) is not None:
+        # "is red and white clouds ...": the colour belongs to what follows.
+        after = tokens[index + 1].lower if index + 1 < len(tokens) else "."
+        return not after[0].isalpha() or lexicon.may_follow_noun(after)
+    return is_shade(tokens[index].lower) and (
+        index + 1 < len(tokens) and color_at(tokens, index + 1) is not None
+    )
+
+
+def _without_kinds(noun: str, colors: tuple[ColorWord, ...]) -> tuple[ColorWord, ...]:
+    for kind, names in lexicon.COLOR_NAMES_OF_KINDS.items():
+        if same_noun(kind, noun):
+            return tuple(color for color in colors if color.name not in names)
+    return colors
+
+
+_OPENERS = lexicon.DETERMINERS | lexicon.QUANTIFIERS | frozenset({"each", "every"})
+_CLOSED = (
+    lexicon.PREPOSITIONS
+    | lexicon.CONJUNCTIONS
+    | lexicon.RELATIVES
+    | lexicon.AUXILIARIES
+    | lexicon.PRONOUNS
+    | lexicon.NEGATIONS
+)
