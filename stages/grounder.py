@@ -14,6 +14,9 @@ from schemas.records import Drop, Grounded, Reason, Region, Seed
 from stages import wording
 from stages.base import RecordStage
 
+_AROUND = 0.9
+"""From this share on, the other box is taken to be around the region, not in front of it."""
+
 _Test = Callable[[Seed, Region], Drop | None]
 
 
@@ -45,8 +48,8 @@ class AnnotatedRegions(RecordStage[Seed, Grounded]):
     region with the same head noun and no other colour, and a bare plural ("its cubs") of which the
     region may be one. False for counting, which needs several."""
     max_overlap: Annotated[float, Ge(0), Le(1)] = 0.3
-    """Largest share of a region's box that one other annotated box may cover: it may hide it, or be
-    worn or held by it."""
+    """Largest share of a region's box that one other annotated box may cover, since it may hide it.
+    A box around nearly all of it (the table under a cup) hides nothing and is let pass."""
 
     def process_one(self, record: Seed) -> Sequence[Grounded] | Drop:
         """The regions worth changing, best first, or why there is none."""
@@ -79,7 +82,8 @@ class AnnotatedRegions(RecordStage[Seed, Grounded]):
     def _overlap(self, seed: Seed, region: Region) -> Drop | None:
         for other in _others(seed, region):
             share = region.box.intersection(other.box).area / region.box.area
-            if share > self.max_overlap:
+            around = share >= _AROUND and other.box.area >= 1.5 * region.box.area
+            if share > self.max_overlap and not around:
                 return Drop(
                     Reason.NO_REGION,
                     f'"{other.label}" covers {share:.2f} of "{region.label}", '

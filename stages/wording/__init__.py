@@ -10,10 +10,11 @@ from stages.wording.counts import counted, number_words, one_more
 from stages.wording.edits import replace_spans
 from stages.wording.mentions import Mention, find_mentions, label_colors, pronoun_colors, refers_to
 from stages.wording.nouns import head_noun, is_plural, label_words, plural_of, same_noun
-from stages.wording.sides import SideReading, mirror_sides, read_sides, side_clause
+from stages.wording.sides import OPPOSITE, SideReading, mirror_sides, read_sides, side_clause
 from stages.wording.tokens import Token, tokenize
 
 __all__ = [
+    "OPPOSITE",
     "ColorWord",
     "Mention",
     "SideReading",

@@ -1,0 +1,107 @@
+"""A small crop of the picture in its place, as in mDPO (arXiv 2406.11839)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import cv2
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from schemas.geometry import Box
+from schemas.ids import row_seed
+from schemas.records import Candidate, Contrast, Drop, Kind, Seed
+from stages import wording
+from stages.base import RecordStage
+from stages.pixels import decode, encode_pair
+
+
+@dataclass(frozen=True)
+class Cropper(RecordStage[Seed, Candidate]):
+    """Crop a random box and enlarge it to the size of the picture; no counterfactual answer.
+
+    The box is drawn as torchvision's `RandomResizedCrop` does it in mDPO's code: the share of the
+    area uniform in [min_area, max_area], the aspect ratio log-uniform in [3/4, 4/3]. One draw a
+    row, kept in `params`, so that policy and reference see the same crop. mDPO crops often still
+    agree with the answer; a crop that shows most of an annotated region that the answer mentions
+    is drawn again, up to `attempts` times, and the draw that shows least is kept.
+    """
+
+    consumes: ClassVar[type] = Seed
+    produces: ClassVar[type] = Candidate
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    min_area: Annotated[float, Gt(0), Le(1)] = 0.01
+    """Smallest crop, as a share of the picture's area."""
+    max_area: Annotated[float, Gt(0), Le(1)] = 0.2
+    """Largest crop, as a share of the picture's area; at least `min_area`."""
+    max_shown: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Largest share of a mentioned region's box that the crop should show."""
+    attempts: Annotated[int, Ge(1)] = 10
+    """How many draws at most."""
+
+    def __post_init__(self) -> None:
+        if self.min_area > self.max_area:
+            raise ValueError(
+                f"cropper: min_area {self.min_area} is above max_area {self.max_area}; "
+                "set min_area <= max_area"
+            )
+
+    def process_one(self, record: Seed) -> Sequence[Candidate] | Drop:
+        """The cropped candidate."""
+        named = [
+            region.box
+            for region in record.regions
+            if region.box.area > 0 and wording.find_mentions(record.chosen, region.label)
+        ]
+        best: tuple[float, int, Box] | None = None
+        for attempt in range(self.attempts):
+            box = self._draw(record, attempt)
+            shown = max((b.intersection(box).area / b.area for b in named), default=0.0)
+            if best is None or shown < best[0]:
+                best = (shown, attempt, box)
+            if shown <= self.max_shown:
+                break
+        assert best is not None
+        _, attempt, box = best
+        picture = decode(record.image)
+        x0, y0, x1, y1 = box.pixels(record.width, record.height)
+        enlarged = cv2.resize(
+            np.ascontiguousarray(picture[y0:y1, x0:x1]),
+            (record.width, record.height),
+            interpolation=cv2.INTER_CUBIC,
+        )
+        chosen_image, rejected_image = encode_pair(record.image, enlarged)
+        return [
+            Candidate(
+                seed=record,
+                contrast=Contrast(
+                    kind=Kind.CROP,
+                    target="picture",
+                    replacement=None,
+                    instruction=f"crop the picture to {x1 - x0}x{y1 - y0} at ({x0}, {y0})",
+                ),
+                regions=(),
+                chosen_image=chosen_image,
+                rejected_image=rejected_image,
+                counterfactual=None,
+                params={"crop": f"{x0},{y0},{x1},{y1}", "attempt": str(attempt)},
+            )
+        ]
+
+    def _draw(self, seed: Seed, attempt: int) -> Box:
+        draw = np.random.default_rng(row_seed(seed.run_seed, seed.seed_id, "cropper", attempt))
+        area = seed.width * seed.height * draw.uniform(self.min_area, self.max_area)
+        ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
+        # Where the wished shape does not fit (a panorama), the side that fits gives the area.
+        width = min(math.sqrt(area * ratio), seed.width)
+        height = min(area / width, seed.height)
+        width = min(area / height, seed.width)
+        whole_width = max(1, min(round(width), seed.width))
+        whole_height = max(1, min(round(height), seed.height))
+        x0 = int(draw.integers(0, seed.width - whole_width + 1))
+        y0 = int(draw.integers(0, seed.height - whole_height + 1))
+        return Box(x0, y0, x0 + whole_width, y0 + whole_height)
