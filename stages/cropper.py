@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
@@ -32,7 +32,6 @@ class Cropper(RecordStage[Seed, Candidate]):
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Candidate
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     min_area: Annotated[float, Gt(0), Le(1)] = 0.01
     """Smallest crop, as a share of the picture's area."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +25,6 @@ class Flipper(RecordStage[Seed, Candidate]):
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Candidate
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def process_one(self, record: Seed) -> Sequence[Candidate] | Drop:
         """The mirrored candidate, or why there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
@@ -32,7 +32,6 @@ class AnnotatedRegions(RecordStage[Seed, Grounded]):
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Grounded
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     min_area: Annotated[float, Ge(0), Le(1)] = 0.005
     """Smallest box, as a share of the picture's area."""

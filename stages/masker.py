@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from schemas.records import Drop, Reason, Span, SpannedCandidate, VerifiedCandidate
 from stages.base import RecordStage
@@ -22,7 +22,6 @@ class Masker(RecordStage[VerifiedCandidate, SpannedCandidate]):
 
     consumes: ClassVar[type] = VerifiedCandidate
     produces: ClassVar[type] = SpannedCandidate
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def process_one(self, record: VerifiedCandidate) -> Sequence[SpannedCandidate] | Drop:
         """The candidate with its spans, or a drop where the words are the same."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
@@ -74,7 +74,6 @@ class Recolorer(RecordStage[Segmented, Candidate]):
 
     consumes: ClassVar[type] = Segmented
     produces: ClassVar[type] = Candidate
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     min_share: Annotated[float, Gt(0), Le(1)] = 0.3
     """Smallest share of the region's pixels that must have the named colour; half of it where the

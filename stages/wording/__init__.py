@@ -6,7 +6,7 @@ row. English only; a text in another language has no mentions, colours, counts o
 """
 
 from stages.wording.colors import ColorWord, color_names, color_words
-from stages.wording.counts import counted, number_words, one_more
+from stages.wording.counts import counted, number_words, one_more, place_word
 from stages.wording.edits import replace_spans
 from stages.wording.mentions import Mention, find_mentions, label_colors, pronoun_colors, refers_to
 from stages.wording.nouns import head_noun, is_plural, label_words, plural_of, same_noun
@@ -30,6 +30,7 @@ __all__ = [
     "mirror_sides",
     "number_words",
     "one_more",
+    "place_word",
     "plural_of",
     "pronoun_colors",
     "read_sides",

@@ -58,6 +58,25 @@ def counted(text: str, mentions: Sequence[Mention]) -> Mention | str:
     return mention
 
 
+def place_word(text: str, mention: Mention) -> str | None:
+    """The word that ties the noun to one place, where a copy elsewhere would not be; or None.
+
+    Any word of position or of nearness in the noun's sentence ("next to", "in the middle"), and in
+    front of the noun a word for what somebody does with it ("holding", "riding").
+    """
+    tokens = tokenize(text)
+    first, last = mention.index, mention.index
+    while first > 0 and tokens[first - 1].text not in ".!?;":
+        first -= 1
+    while last + 1 < len(tokens) and tokens[last + 1].text not in ".!?;":
+        last += 1
+    for i in range(first, last + 1):
+        word = tokens[i].lower
+        if word in lexicon.PLACE_WORDS or (i < mention.index and word in lexicon.HANDLING_WORDS):
+            return tokens[i].text
+    return None
+
+
 def one_more(text: str, mentions: Sequence[Mention], mention: Mention) -> str:
     """The text with the number of `mention` raised by one.
 

@@ -180,3 +180,11 @@ PLACE_WORDS = word_set(
     "rightmost"
 )
 """Words that tie a thing to one place, where a copy elsewhere would not be."""
+
+HANDLING_WORDS = word_set(
+    "holding holds held carrying carries carried wearing wears worn riding rides rode eating eats "
+    "drinking drinks throwing throws catching catches hitting hits pushing pushes pulling pulls "
+    "using uses driving drives walking walks leading leads petting feeding feeds chasing chases "
+    "swinging swings"
+)
+"""Words that make what stands behind them the thing somebody is busy with."""

@@ -1,0 +1,349 @@
+"""Copy an object to a free place in the picture, and raise its number in the answer by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import cv2
+import numpy as np
+from annotated_types import Ge, Gt, Le
+from numpy.typing import NDArray
+
+from schemas.geometry import Box, Mask
+from schemas.ids import row_seed
+from schemas.records import (
+    Candidate,
+    Contrast,
+    Drop,
+    Kind,
+    Reason,
+    Region,
+    Seed,
+    Segmented,
+)
+from stages import wording
+from stages.base import RecordStage
+from stages.pixels import Pixels, decode, encode_pair
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+_SEARCH_SIDE = 192
+"""Longer side, in pixels, of the small picture in which places are compared."""
+_TRIES = 8
+"""How many of the best places are checked at full size."""
+
+
+@dataclass(frozen=True)
+class Duplicator(RecordStage[Segmented, Candidate]):
+    """Paste a copy of the region at about its own height, where the surroundings look alike.
+
+    The answer must count the region's noun ("two dogs", "a dog") and as many must be annotated. A
+    place is free if the copy lies inside the picture and touches neither the region nor any other
+    annotated box. Of the free places the one is taken whose surroundings and ground (mean and
+    spread of lightness and colours, and texture, apart for the upper, middle and lower third) are
+    most like those around the region. The copy is mirrored or not, by the row's seed.
+    """
+
+    consumes: ClassVar[type] = Segmented
+    produces: ClassVar[type] = Candidate
+
+    articles: bool = True
+    """Whether "a dog" counts as one dog."""
+    max_rise: Annotated[float, Ge(0), Le(1)] = 0.03
+    """How far up or down the copy may be moved, as a share of the picture's height."""
+    max_mismatch: Annotated[float, Gt(0)] = 0.42
+    """Largest difference of surroundings: root mean square over bands and features of 8-bit
+    differences, divided by 32."""
+    max_area: Annotated[float, Gt(0), Le(1)] = 0.25
+    """Largest mask to copy, as a share of the picture's area."""
+    mirror: bool = True
+    """Whether the copy may be mirrored."""
+    feather_px: Annotated[float, Gt(0)] = 1.5
+    """Width of the copy's soft edge, inside the mask, in pixels."""
+
+    def process_one(self, record: Segmented) -> Sequence[Candidate] | Drop:
+        """The candidate with one more, or why there is none."""
+        seed, region = record.seed, record.region
+        assert region.mask is not None
+        mentions = _mentions(seed, region)
+        counted = self._counted(seed, region, mentions)
+        if isinstance(counted, Drop):
+            return counted
+        mask = region.mask.to_array()
+        trouble = self._unfit(mask, seed, region)
+        if trouble is not None:
+            return trouble
+        draw = np.random.default_rng(row_seed(seed.run_seed, seed.seed_id, "duplicator"))
+        flipped = bool(draw.integers(2)) and self.mirror
+        picture = decode(seed.image)
+        stamp = _Stamp.cut(picture, mask, flipped=flipped)
+        place = self._place(picture, mask, stamp, seed, region)
+        if isinstance(place, Drop):
+            return place
+        x, y, mismatch = place
+        edited, pasted = _paste(picture, stamp, x, y, self.feather_px)
+        dx, dy = x - stamp.x, y - stamp.y
+        params = {
+            "offset": f"{dx},{dy}",
+            "mirrored": str(flipped).lower(),
+            "mismatch": f"{mismatch:.3f}",
+        }
+        return [_candidate(record, mentions, counted, edited, pasted, params=params)]
+
+    def _counted(
+        self, seed: Seed, region: Region, mentions: Sequence[wording.Mention]
+    ) -> wording.Mention | Drop:
+        counted = wording.counted(seed.chosen, mentions)
+        if isinstance(counted, str):
+            return Drop(Reason.NO_COUNT_WORD, f'"{region.label}": {counted}')
+        assert counted.opener is not None
+        if not self.articles and counted.opener.lower in {"a", "an"}:
+            return Drop(Reason.NO_COUNT_WORD, f'"{counted.opener.text}" is not taken for one')
+        present = [
+            other
+            for other in seed.regions
+            if wording.refers_to(counted, other.label, other.attributes)
+        ]
+        if len(present) != counted.number:
+            return Drop(
+                Reason.COUNT_MISMATCH,
+                f'the answer counts {counted.number} "{region.label}", {len(present)} annotated',
+            )
+        tied = wording.place_word(seed.chosen, counted)
+        if tied is not None:
+            return Drop(Reason.NO_FREE_PLACE, f'the answer ties it to a place: "{tied}"')
+        return counted
+
+    def _unfit(self, mask: Bools, seed: Seed, region: Region) -> Drop | None:
+        share = float(mask.mean())
+        if not mask.any():
+            return Drop(Reason.BAD_SEGMENTATION, f'the mask of "{region.label}" is empty')
+        if share > self.max_area:
+            return Drop(
+                Reason.REGION_TOO_LARGE,
+                f"the mask is {share:.2f} of the picture, limit {self.max_area}",
+            )
+        side = np.concatenate([mask[:, 0], mask[:, -1]])
+        if side.sum() > 0.02 * seed.height:
+            return Drop(Reason.NO_FREE_PLACE, "the picture's edge cuts the region off")
+        return None
+
+    def _place(
+        self, picture: Pixels, mask: Bools, stamp: _Stamp, seed: Seed, region: Region
+    ) -> tuple[int, int, float] | Drop:
+        """Upper left corner for the copy, and the difference of its surroundings."""
+        taken = mask.copy()
+        for other in seed.regions:
+            if other.box != region.box:
+                x0, y0, x1, y1 = other.box.pixels(seed.width, seed.height)
+                taken[y0:y1, x0:x1] = True
+        small = _SEARCH_SIDE / max(seed.width, seed.height, _SEARCH_SIDE)
+        size = (max(1, round(seed.width * small)), max(1, round(seed.height * small)))
+        shrunk = [_shrunk(m, size) for m in (mask, taken)]
+        search = _Search(
+            cv2.resize(picture, size, interpolation=cv2.INTER_AREA), *shrunk, flipped=stamp.flipped
+        )
+        # A region that the upper or lower edge cuts off stays at that edge.
+        cut = bool(mask[0].any() or mask[-1].any())
+        places = search.best(0 if cut else round(self.max_rise * size[1]))
+        for row, column, mismatch in places:
+            x = stamp.x + round((column - int(search.xs[0])) * seed.width / size[0])
+            y = stamp.y + round((row - int(search.ys[0])) * seed.height / size[1])
+            if mismatch <= self.max_mismatch and _is_free(taken, stamp.mask, x, y):
+                return x, y, mismatch
+        if not places:
+            return Drop(Reason.NO_FREE_PLACE, "no place at this height is free")
+        return Drop(
+            Reason.NO_FREE_PLACE,
+            f"the best free place differs by {places[0][2]:.3f}, limit {self.max_mismatch}",
+        )
+
+
+def _shrunk(mask: Bools, size: tuple[int, int]) -> Bools:
+    """The mask at another size (width, height): every pixel that it touches."""
+    share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    touched: Bools = share > 0
+    return touched
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """The object cut out of the picture: its box's pixels and mask, mirrored or not."""
+
+    pixels: Pixels
+    mask: Bools
+    x: int
+    y: int
+    flipped: bool
+
+    @classmethod
+    def cut(cls, picture: Pixels, mask: Bools, *, flipped: bool) -> _Stamp:
+        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        crop = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+        step = -1 if flipped else 1
+        return cls(picture[crop][:, ::step], mask[crop][:, ::step], int(xs[0]), int(ys[0]), flipped)
+
+
+class _Search:
+    """Compares the surroundings of a shape at all offsets at once, by correlation.
+
+    Places are rows and columns of the shape's upper left corner in the small picture.
+    """
+
+    def __init__(self, picture: Pixels, mask: Bools, taken: Bools, *, flipped: bool) -> None:
+        self.ys, self.xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        self._pad = max(2, round(0.12 * max(np.ptp(self.ys), np.ptp(self.xs)) + 1))
+        box = np.s_[self.ys[0] : self.ys[-1] + 1, self.xs[0] : self.xs[-1] + 1]
+        self._shape = np.pad(mask[box], self._pad)
+        self._step = -1 if flipped else 1
+        self._taken = np.pad(taken, self._pad)
+        lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float64)
+        across = cv2.Sobel(lab[..., 0], cv2.CV_64F, 1, 0, ksize=3)
+        down = cv2.Sobel(lab[..., 0], cv2.CV_64F, 0, 1, ksize=3)
+        # Colours differ by less than lightness does, and say more about what the ground is.
+        planes = [lab[..., 0], 2 * lab[..., 1], 2 * lab[..., 2], np.hypot(across, down) / 2]
+        self._planes = np.pad(
+            np.stack([np.ones(mask.shape), *planes, *(p**2 for p in planes[:3])]),
+            ((0, 0), (self._pad, self._pad), (self._pad, self._pad)),
+        )
+        self._spectra = np.fft.rfft2(self._planes)
+
+    def best(self, rise: int) -> list[tuple[int, int, float]]:
+        """Free places and their mismatch, the best first, not next to each other."""
+        order = np.where(self._free(rise), self._mismatch(), np.inf)
+        found: list[tuple[int, int, float]] = []
+        while len(found) < _TRIES:
+            row, column = divmod(int(order.argmin()), order.shape[1])
+            if not math.isfinite(order[row, column]):
+                break
+            found.append((row, column, float(order[row, column])))
+            order[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = np.inf
+        return found
+
+    def _free(self, rise: int) -> Bools:
+        """Whether the shape, a little grown, fits there and touches nothing; [rows, columns]."""
+        shape = _grown(self._shape, 1)[:, :: self._step]
+        hits = self._correlate(np.fft.rfft2(self._taken.astype(np.float64)), shape)
+        free: Bools = hits < 0.5
+        rows = np.arange(free.shape[0])
+        free &= (np.abs(rows - self.ys[0]) <= rise)[:, None]
+        return free
+
+    def _mismatch(self) -> Floats:
+        """Difference of what is around and under the shape there, and around it here."""
+        near = _grown(self._shape, self._pad)
+        here = np.s_[
+            self.ys[0] : self.ys[0] + near.shape[0], self.xs[0] : self.xs[0] + near.shape[1]
+        ]
+        ring = near & ~_grown(self._shape, 1) & ~self._taken[here]
+        total, bands = np.zeros(()), 0
+        for band in np.array_split(np.arange(near.shape[0]), 3):
+            rows = np.zeros_like(near)
+            rows[band] = True
+            own = self._planes[:, here[0], here[1]][:, ring & rows].sum(axis=1)
+            if own[0] < 8:
+                continue  # too few pixels to compare with
+            kernel = (near & rows)[:, :: self._step]
+            there = np.stack([self._correlate(s, kernel) for s in self._spectra])
+            difference = _statistics(there) - _statistics(own[:, None, None])
+            total = total + (difference**2).mean(axis=0)
+            bands += 1
+        shape = tuple(n - m + 1 for n, m in zip(self._taken.shape, near.shape, strict=True))
+        if bands == 0:
+            return np.full(shape, np.inf)
+        mismatch: Floats = np.sqrt(total / bands) / 32
+        return mismatch
+
+    def _correlate(self, spectrum: NDArray[np.complex128], kernel: Bools) -> Floats:
+        """Sums under the kernel, for each place where it lies inside the padded picture."""
+        height, width = self._taken.shape
+        padded = np.zeros((height, width))
+        padded[: kernel.shape[0], : kernel.shape[1]] = kernel
+        sums = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(padded)), s=(height, width))
+        inside: Floats = sums[: height - kernel.shape[0] + 1, : width - kernel.shape[1] + 1]
+        return inside
+
+
+def _statistics(sums: Floats) -> Floats:
+    """Sums of (1, L, a, b, texture, L^2, a^2, b^2) to means of the four and spreads of three."""
+    means = sums[1:] / np.maximum(sums[:1], 1)
+    spread = np.sqrt(np.maximum(means[4:] - means[:3] ** 2, 0))
+    return np.concatenate([means[:4], spread])
+
+
+def _grown(mask: Bools, radius: int) -> Bools:
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    grown: Bools = cv2.dilate(mask.astype(np.uint8), kernel) > 0
+    return grown
+
+
+def _is_free(taken: Bools, shape: Bools, x: int, y: int) -> bool:
+    """Whether the shape with its corner at (x, y) lies inside and on nothing taken."""
+    height, width = shape.shape
+    if x < 0 or y < 0 or x + width > taken.shape[1] or y + height > taken.shape[0]:
+        return False
+    return not (taken[y : y + height, x : x + width] & shape).any()
+
+
+def _paste(
+    picture: Pixels, stamp: _Stamp, x: int, y: int, feather_px: float
+) -> tuple[Pixels, Bools]:
+    """The picture with the stamp's corner at (x, y), and the pasted mask."""
+    height, width = stamp.mask.shape
+    padded = np.pad(stamp.mask, 1).astype(np.uint8)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    alpha = np.clip(distance / (feather_px + 0.5), 0, 1)[..., None].astype(np.float64)
+    edited = picture.copy()
+    under = edited[y : y + height, x : x + width]
+    edited[y : y + height, x : x + width] = np.round(
+        alpha * stamp.pixels + (1 - alpha) * under
+    ).astype(np.uint8)
+    pasted = np.zeros(picture.shape[:2], dtype=bool)
+    pasted[y : y + height, x : x + width] = stamp.mask
+    return edited, pasted
+
+
+def _mentions(seed: Seed, region: Region) -> list[wording.Mention]:
+    return [
+        mention
+        for mention in wording.find_mentions(seed.chosen, region.label)
+        if wording.refers_to(mention, region.label, region.attributes)
+    ]
+
+
+def _candidate(
+    record: Segmented,
+    mentions: Sequence[wording.Mention],
+    counted: wording.Mention,
+    edited: Pixels,
+    pasted: Bools,
+    *,
+    params: dict[str, str],
+) -> Candidate:
+    seed, region = record.seed, record.region
+    assert counted.number is not None
+    words = wording.label_words(region.label)
+    one, many = (
+        " ".join([*words[:-1], form]) for form in (words[-1], wording.plural_of(words[-1]))
+    )
+    ys, xs = np.flatnonzero(pasted.any(axis=1)), np.flatnonzero(pasted.any(axis=0))
+    box = Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))
+    chosen_image, rejected_image = encode_pair(seed.image, edited)
+    return Candidate(
+        seed=seed,
+        contrast=Contrast(
+            kind=Kind.COUNT,
+            target=one if counted.number == 1 else f"{wording.number_words(counted.number)} {many}",
+            replacement=f"{wording.number_words(counted.number + 1)} {many}",
+            instruction=f"add one more {one}",
+        ),
+        regions=(Region(region.label, box, Mask.from_array(pasted), region.attributes),),
+        chosen_image=chosen_image,
+        rejected_image=rejected_image,
+        counterfactual=wording.one_more(seed.chosen, mentions, counted),
+        params=params,
+    )
