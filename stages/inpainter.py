@@ -29,10 +29,13 @@ BoolMask = NDArray[np.bool_]
 class InpainterBackend(Backend, Protocol):
     """What fills holes."""
 
-    def fill(self, images: Sequence[Pixels], masks: Sequence[BoolMask]) -> list[Pixels]:
+    def fill(
+        self, images: Sequence[Pixels], masks: Sequence[BoolMask], avoid: Sequence[BoolMask]
+    ) -> list[Pixels]:
         """Each picture with the pixels of its bool [H, W] mask replaced by a plausible ground.
 
-        What it does outside the mask is ignored.
+        What it does outside the mask is ignored. `avoid` (bool [H, W] too) marks other things, of
+        which a backend that copies must make no second ones; a backend may ignore it.
         """
 
 
@@ -69,7 +72,8 @@ class Inpainter(Stage[Segmented, Candidate]):
             if not isinstance(hole, Drop)
         ]
         pictures = [decode(record.seed.image) for record, _ in todo]
-        filled = self.backend.fill(pictures, [hole for _, hole in todo]) if todo else []
+        others = [_other_things(record) for record, _ in todo]
+        filled = self.backend.fill(pictures, [hole for _, hole in todo], others) if todo else []
         made = (
             self._candidate(record, hole, picture, fill)
             for (record, hole), picture, fill in zip(todo, pictures, filled, strict=True)
@@ -173,6 +177,18 @@ def _is_twin(other: Region, region: Region) -> bool:
         return False
     fits = set(name[:-1]) <= set(its) and wording.same_noun(name[-1], its[-1])
     return fits and other.box.iou(region.box) < 0.5
+
+
+def _other_things(record: Segmented) -> BoolMask:
+    """The boxes of the seed's other regions, but for those the region stands in or on."""
+    seed, own = record.seed, record.region.box
+    things = np.zeros((seed.height, seed.width), dtype=bool)
+    for other in seed.regions:
+        around = other.box.intersection(own).area > 0.5 * own.area
+        if not around:
+            x0, y0, x1, y1 = other.box.pixels(seed.width, seed.height)
+            things[y0:y1, x0:x1] = True
+    return things
 
 
 def _grown(mask: BoolMask, radius: int, down: int) -> BoolMask:

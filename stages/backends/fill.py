@@ -42,16 +42,20 @@ class PatchFill:
     def close(self) -> None:
         """Nothing to free."""
 
-    def fill(self, images: Sequence[Pixels], masks: Sequence[BoolMask]) -> list[Pixels]:
+    def fill(
+        self, images: Sequence[Pixels], masks: Sequence[BoolMask], avoid: Sequence[BoolMask]
+    ) -> list[Pixels]:
         """Each picture with its mask filled; the same bytes outside it."""
-        return [self._fill(image, mask) for image, mask in zip(images, masks, strict=True)]
+        return [self._fill(*one) for one in zip(images, masks, avoid, strict=True)]
 
-    def _fill(self, image: Pixels, mask: BoolMask) -> Pixels:
+    def _fill(self, image: Pixels, mask: BoolMask, avoid: BoolMask) -> Pixels:
         effort = Effort(self.rounds, self.row_weight, self.row_weight / 5)
         window = _window(mask, self.context, least=4 * RADIUS)
         filled = image.copy()
         if window is not None:
-            filled[window] = complete(image[window], mask[window], self.working_area, effort)
+            filled[window] = complete(
+                image[window], mask[window], avoid[window], self.working_area, effort
+            )
         return filled
 
 
@@ -76,8 +80,13 @@ class TeleaFill:
     def close(self) -> None:
         """Nothing to free."""
 
-    def fill(self, images: Sequence[Pixels], masks: Sequence[BoolMask]) -> list[Pixels]:
-        """Each picture with its mask filled; the same bytes outside it."""
+    def fill(
+        self,
+        images: Sequence[Pixels],
+        masks: Sequence[BoolMask],
+        avoid: Sequence[BoolMask],  # noqa: ARG002
+    ) -> list[Pixels]:
+        """Each picture with its mask filled; the same bytes outside it. Ignores `avoid`."""
         return [self._fill(image, mask) for image, mask in zip(images, masks, strict=True)]
 
     def _fill(self, image: Pixels, mask: BoolMask) -> Pixels:

@@ -32,6 +32,8 @@ JUMPS = (8, 4, 2, 1)
 COHERENCE = 0.8
 """A random match must cost less than this share of the present one: whole areas that move together
 look better than single best pixels."""
+ENOUGH = 0.2
+"""Share of the possible sources that must be left when some are to be avoided."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,18 @@ class _Field(NamedTuple):
     cols: Ints
 
 
-def complete(picture: Pixels, hole: BoolMask, working_area: int, effort: Effort) -> Pixels:
+def complete(
+    picture: Pixels, hole: BoolMask, avoid: BoolMask, working_area: int, effort: Effort
+) -> Pixels:
     """The picture with its hole filled; equal to `picture` outside the hole.
 
     The hole is matched at a scale where it has at most `working_area` pixels, and its texture is
-    then copied at full size along the matches. Where a picture leaves no whole patch outside the
-    hole, the fill is a smooth one.
+    then copied at full size along the matches. Nothing is copied from where `avoid` is set, as
+    long as enough is left. Where a picture leaves no whole patch outside the hole, the fill is a
+    smooth one.
     """
     scale = min(1.0, float(np.sqrt(working_area / max(1, hole.sum()))))
-    levels = _pyramid(picture, hole, scale)
+    levels = _pyramid(picture, hole, avoid, scale)
     rng = np.random.default_rng(0)
     field: _Field | None = None
     for coarseness, level in zip(reversed(range(len(levels))), levels, strict=True):
@@ -92,7 +97,7 @@ def complete(picture: Pixels, hole: BoolMask, working_area: int, effort: Effort)
     return _copied(picture, hole, field)
 
 
-def _pyramid(picture: Pixels, hole: BoolMask, scale: float) -> list[_Level]:
+def _pyramid(picture: Pixels, hole: BoolMask, avoid: BoolMask, scale: float) -> list[_Level]:
     """Scales from coarse to fine, each half the next, the hole filled smoothly in all."""
     smooth = cv2.inpaint(picture, _dilated(hole, 1).astype(np.uint8), 3, cv2.INPAINT_TELEA)
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
@@ -110,9 +115,9 @@ def _pyramid(picture: Pixels, hole: BoolMask, scale: float) -> list[_Level]:
     while True:
         rows, cols = (max(1, round(n * scale)) for n in hole.shape)
         channels = cv2.resize(full, (cols, rows), interpolation=cv2.INTER_AREA)
-        cover = cv2.resize(hole.astype(np.float32), (cols, rows), interpolation=cv2.INTER_AREA)
-        small = cover > 0.01
-        levels.append(_Level(channels.reshape(rows, cols, 4), small, _sources(small)))
+        small, shunned = _reduced(hole, (cols, rows)), _reduced(avoid, (cols, rows))
+        sources = _sources(small, shunned)
+        levels.append(_Level(channels.reshape(rows, cols, 4), small, sources))
         depth = cv2.distanceTransform(np.pad(small, 1).astype(np.uint8), cv2.DIST_L2, 3).max()
         if depth <= COARSEST_DEPTH or min(rows, cols) < 8 * RADIUS:
             return levels[::-1]
@@ -125,12 +130,20 @@ def _dilated(mask: BoolMask, radius: int) -> BoolMask:
     return grown
 
 
-def _sources(hole: BoolMask) -> BoolMask:
-    """Centres of patches that lie wholly in the picture and outside the hole."""
+def _reduced(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
+    """The mask at another (width, height), with every pixel that it touches."""
+    cover = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    touched: BoolMask = cover.reshape(size[::-1]) > 0.01
+    return touched
+
+
+def _sources(hole: BoolMask, avoid: BoolMask) -> BoolMask:
+    """Centres of patches that lie wholly in the picture and outside the hole and what to avoid."""
     inside = np.zeros_like(hole)
     inside[RADIUS:-RADIUS, RADIUS:-RADIUS] = True
     free: BoolMask = inside & ~_dilated(hole, RADIUS)
-    return free
+    chosen: BoolMask = free & ~_dilated(avoid, RADIUS)
+    return chosen if chosen.sum() >= max(1, ENOUGH * free.sum()) else free
 
 
 def _random_field(sources: BoolMask, rng: np.random.Generator) -> _Field:

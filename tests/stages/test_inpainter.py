@@ -61,7 +61,7 @@ class Painting:
     def close(self):
         pass
 
-    def fill(self, images, masks):
+    def fill(self, images, masks, avoid):
         return [np.full_like(image, 7) for image in images]
 
 
@@ -70,7 +70,7 @@ class Painting:
 def test_the_thing_goes_and_all_else_stays(backend, seed):
     pixels, _, mask = scene(seed)
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    (filled,) = backend().fill([pixels], [hole])
+    (filled,) = backend().fill([pixels], [hole], [np.zeros_like(hole)])
     np.testing.assert_array_equal(filled[~hole], pixels[~hole])
     # Nothing of the red thing is left: the ground has no pixel with more red than blue by 90.
     redness = filled[..., 0].astype(int) - filled[..., 2]
@@ -87,7 +87,9 @@ def test_patches_keep_the_grounds_texture_where_smooth_fills_lose_it(seed):
     def roughness(picture):
         return np.abs(cv2.Laplacian(picture[..., 1].astype(np.float32), cv2.CV_32F))[inner].mean()
 
-    (patched,), (smooth,) = (b().fill([pixels], [hole]) for b in (PatchFill, TeleaFill))
+    (patched,), (smooth,) = (
+        b().fill([pixels], [hole], [np.zeros_like(hole)]) for b in (PatchFill, TeleaFill)
+    )
     assert 0.6 < roughness(patched) / roughness(plain) < 1.5
     assert roughness(smooth) < 0.6 * roughness(plain)
 
@@ -99,14 +101,47 @@ def test_an_edge_is_carried_through_the_hole():
     hole = np.zeros((120, 160), bool)
     hole[40:85, 60:100] = True
     pixels[hole] = 255
-    (filled,) = PatchFill().fill([pixels], [hole])
+    (filled,) = PatchFill().fill([pixels], [hole], [np.zeros_like(hole)])
     wrong = np.abs(filled.astype(int) - truth).max(axis=2) > 40
     assert wrong[hole].mean() < 0.08
 
 
+def test_nothing_is_copied_from_other_things():
+    """A blue thing touches the hole's rim: without word of it, the fill makes more of it."""
+    pixels = ground(3, 120, 160)
+    pixels[40:110, 20:50] = (20, 30, 230)
+    hole = np.zeros((120, 160), bool)
+    hole[30:115, 50:110] = True
+    box = np.zeros_like(hole)
+    box[38:112, 18:52] = True
+
+    def blue(avoid):
+        (filled,) = PatchFill().fill([pixels], [hole], [avoid])
+        return (filled[hole].astype(int) @ [-1, 0, 1] > 150).mean()
+
+    assert blue(np.zeros_like(hole)) > 0.02
+    assert blue(box) < 0.01
+
+
+def test_the_stage_tells_of_other_things_but_not_of_what_is_around():
+    pixels, _, mask = scene(1)
+    asked = []
+
+    class Asking(Painting):
+        def fill(self, images, masks, avoid):
+            asked.extend(avoid)
+            return list(images)
+
+    others = [Region("ball", Box(5, 6, 20, 30)), Region("lawn", Box(0, 80, 200, 160))]
+    Inpainter(Asking()).process([record(pixels, mask, others=others)])
+    expected = np.zeros_like(mask)
+    expected[6:30, 5:20] = True
+    np.testing.assert_array_equal(asked[0], expected)
+
+
 def test_large_holes_are_filled_sharply_too():
     pixels, plain, mask = scene(2, height=640, width=800)
-    (filled,) = PatchFill(working_area=1500).fill([pixels], [mask])
+    (filled,) = PatchFill(working_area=1500).fill([pixels], [mask], [np.zeros_like(mask)])
     low = mask.copy()
     low[: 640 // 2 + 20] = False
 
@@ -119,13 +154,15 @@ def test_large_holes_are_filled_sharply_too():
 @pytest.mark.parametrize("backend", FILLS)
 def test_fill_is_the_same_again_alone_or_in_company_on_any_number_of_threads(backend):
     images, _, masks = zip(*[scene(s) for s in (4, 5)], strict=True)
-    together = backend().fill(images, masks)
+    together = backend().fill(images, masks, [np.zeros_like(m) for m in masks])
     threads = cv2.getNumThreads()
     try:
         for count in (1, 4):
             cv2.setNumThreads(count)
             for image, mask, expected in zip(images, masks, together, strict=True):
-                np.testing.assert_array_equal(backend().fill([image], [mask])[0], expected)
+                np.testing.assert_array_equal(
+                    backend().fill([image], [mask], [np.zeros_like(mask)])[0], expected
+                )
     finally:
         cv2.setNumThreads(threads)
 
@@ -143,7 +180,7 @@ def test_any_hole_in_any_picture_is_filled(width, height, corners, backend):
     y0, y1 = sorted(corners[2:])
     hole = np.zeros((height, width), bool)
     hole[int(y0 * height) : int(np.ceil(y1 * height)), int(x0 * width) : int(x1 * width) + 1] = True
-    (filled,) = backend().fill([pixels], [hole])
+    (filled,) = backend().fill([pixels], [hole], [np.zeros_like(hole)])
     assert filled.shape == pixels.shape
     assert filled.dtype == np.uint8
     np.testing.assert_array_equal(filled[~hole], pixels[~hole])
