@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hub"}
 """Which extra of this project brings the file system of a URL scheme."""
@@ -19,8 +21,6 @@ _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, 
 """What a wrong path in a row looks like. Anything else (permission, input/output error, a network
 that is down) is trouble of the machine and must not pass for thousands of missing images."""
 
-_READ_BUFFER_BYTES = 4 * 2**20
-"""Column chunks are streamed through a buffer of this size: a row group of images may be 1 GB."""
 _REMOTE_READS = 8
 """Files fetched at once from an object store, where latency is most of the time."""
 
@@ -73,12 +73,15 @@ def _read_file(path: str) -> bytes | None:
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
-    """A Parquet file at a local path or URL, read by streaming."""
+    """A Parquet file at a local path or URL.
+
+    Reading a column of a row group holds that column chunk in memory, or maps it where the file is
+    local; `pre_buffer` would fetch the next ones too.
+    """
     filesystem, inner = filesystem_of(path)
-    # `pre_buffer` would fetch whole row groups ahead.
-    return pq.ParquetFile(
-        filesystem.open(inner, "rb"), pre_buffer=False, buffer_size=_READ_BUFFER_BYTES
-    )
+    local = isinstance(filesystem, LocalFileSystem) and Path(inner).stat().st_size > 0
+    source = pa.memory_map(inner) if local else filesystem.open(inner, "rb")
+    return pq.ParquetFile(source, pre_buffer=False)
 
 
 def image_leaf(schema: pq.ParquetSchema, column: str) -> str | None:
@@ -102,7 +105,8 @@ def read_embedded(path: str, column: str, rows: Sequence[int]) -> Mapping[int, b
     """Image bytes of these rows (counted from 0 over the file) of a Parquet column.
 
     Only the row groups that hold the rows are read, and of them only the image bytes. None where
-    the cell is null. ValueError if the file has no such column or row.
+    the cell is null. ValueError if the file has no such column or row. Reading takes time in
+    proportion to the row group, however few its rows: 0.1 s for 100 MB.
     """
     with open_parquet(path) as file:
         leaf = image_leaf(file.schema, column)

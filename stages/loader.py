@@ -31,15 +31,13 @@ _BROKEN = (
     OSError,  # truncated, unidentified; from memory, so no file or network can be the cause
     SyntaxError,  # Pillow's word for a broken PNG, TIFF or JPEG header
     ValueError,  # impossible sizes, modes and tables; text chunks that swell when unpacked
+    RuntimeError,  # libavif's only error
     EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
     struct.error,
     zlib.error,
 )
 """What Pillow's decoders raise on damaged data: each is the row's own fault. Out of memory and
-whatever else may come up are not among them."""
+whatever else may come up are not among them. (Tried with thousands of damaged files.)"""
 
 _BIT_DEPTH_AT = 24
 """Byte of a PNG that holds the bits per channel (in IHDR, which is always first)."""

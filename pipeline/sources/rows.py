@@ -91,8 +91,8 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
         texts.found(Drop(Reason.MISSING_ANSWER, detail))
     own_id = _own_id(row, columns.get("id"))
     if own_id is None:
-        parts = [repr(r) for r in found]
-        own_id = content_id("row", prompt, chosen, rejected or "", *parts, image.identity)
+        parts = (prompt, chosen, rejected or "", licence or "", *map(repr, found))
+        own_id = content_id("row", *parts, image.identity)
     seed_id = texts.storable("id", own_id)
     if seed_id != own_id or len(seed_id) > MAX_ID_CHARS:
         detail = f"id has {len(own_id)} characters; at most {MAX_ID_CHARS} are allowed"
