@@ -162,11 +162,11 @@ def _scores(row: Mapping[str, Any], facts: RunFacts | None) -> Iterator[str]:
     yield from ("", "Scores")
     for score in sorted(row["scores"], key=lambda s: str(s["name"])):
         name, value = score["name"], score["value"]
-        text = f"  {name:<20} {'unknown' if value is None else f'{value:.4g}':>9}"
+        text = f"  {name:<20} {'unknown' if value is None else f'{value:.5g}':>9}"
         limit = limits.get(name)
         if limit and value is not None:
             word = "passes" if slack(limit, value) >= 0 else "fails"
-            text += f"   {word} {limit[0]} {limit[1]:.4g}"
+            text += f"   {word} {limit[0]} {limit[1]:.5g}"
         yield text
 
 

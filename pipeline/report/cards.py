@@ -153,7 +153,7 @@ def _bar(name: str, value: float, sample: Sample, found: Survey, facts: RunFacts
     limit = facts.limits(line.recipe, line.kind).get(name)
     return Bar(
         name=name,
-        value=f"{value:.4g}",
+        value=f"{value:.5g}",
         fill=histogram.position(value),
         tick=histogram.position(limit[1]) if limit else None,
         limit=limit_sign(limit) if limit else "",

@@ -49,4 +49,4 @@ def slack(limit: Limit, value: float) -> float:
 
 def limit_sign(limit: Limit) -> str:
     """The limit in short: "\u2265 0.5"."""
-    return f"{'≥' if limit[0] == 'min' else '≤'} {limit[1]:.4g}"
+    return f"{'≥' if limit[0] == 'min' else '≤'} {limit[1]:.5g}"

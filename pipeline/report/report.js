@@ -52,7 +52,7 @@
     const active = KEYS.filter((key) => state.get(key)).length;
     button("clear").hidden = active === 0;
     controls.querySelector(".fold").textContent = active ? `Filters (${active})` : "Filters";
-    controls.querySelector(".shown").textContent = `${shown} of ${cards.length} shown`;
+    controls.querySelector(".number").textContent = `${shown} of ${cards.length}`;
     const outlined = state.get("outline") !== "off";
     root.classList.toggle("no-outline", !outlined);
     button("outline").setAttribute("aria-pressed", String(outlined));

@@ -13,30 +13,32 @@ EXPLANATIONS: Mapping[str, str] = {
     Reason.BAD_IMAGE: "The file is empty, cut off, or no picture that can be decoded.",
     Reason.IMAGE_TOO_LARGE: "The picture has more pixels than the loader's limit allows.",
     Reason.IMAGE_TOO_SMALL: "The picture is too small to hold a visible difference.",
-    Reason.BAD_BOX: "An annotated box is empty, reversed, or outside the picture.",
+    Reason.BAD_BOX: "An annotated box or mask is empty, reversed, damaged, or outside the picture.",
     Reason.BAD_TEXT: "The prompt or an answer holds characters that are no text.",
     Reason.TEXT_TOO_LONG: "The prompt or an answer is longer than the limit.",
     Reason.MISSING_ANSWER: "The input row has no true answer.",
-    Reason.NO_REGION: "The row has no annotated region to change.",
-    Reason.NOT_IN_ANSWER: "No annotated region is mentioned in the true answer, so changing one "
-    "would not make the answer wrong.",
-    Reason.AMBIGUOUS_REGION: "Several things in the picture bear the same name; after the change "
-    "the answer could still be true of another one.",
+    Reason.NO_REGION: "The row has no annotated region that could be changed: none at all, or "
+    "one that others cover.",
+    Reason.NOT_IN_ANSWER: "No annotated region is mentioned in the true answer, so changing "
+    "one would not make the answer wrong.",
+    Reason.AMBIGUOUS_REGION: "Several things in the picture bear the same name; after the "
+    "change the answer could still be true of another one.",
     Reason.REGION_TOO_SMALL: "The region is so small that its change could go unnoticed.",
-    Reason.REGION_TOO_LARGE: "The region covers so much of the picture that little would be left "
-    "around it.",
+    Reason.REGION_TOO_LARGE: "The region covers so much of the picture that little would be "
+    "left around it.",
     Reason.BAD_SEGMENTATION: "The object could not be cut out of its box cleanly.",
-    Reason.NO_COLOR_WORD: "The answer names no colour for the object, so a new colour would not "
-    "make it wrong.",
+    Reason.NO_COLOR_WORD: "The answer names no colour of the object that could be exchanged, "
+    "so a new colour would not make it wrong.",
     Reason.COLOR_MISMATCH: "The colour that the answer names is not the one the pixels show.",
-    Reason.NO_COUNT_WORD: "The answer names no number for the object, so one more would not make "
-    "it wrong.",
+    Reason.NO_COUNT_WORD: "The answer names no number of the objects that could be exchanged, "
+    "so one more would not make it wrong.",
     Reason.COUNT_MISMATCH: "The number in the answer is not the number of annotated objects.",
-    Reason.NO_FREE_PLACE: "No plausible free place for a copy of the object was found.",
-    Reason.NO_SIDE_WORD: "The answer says neither left nor right, so the mirrored picture would "
-    "not make it wrong.",
-    Reason.SIDE_IN_PROMPT: "The prompt itself says left or right, so mirroring would change the "
-    "question.",
+    Reason.NO_FREE_PLACE: "No plausible free place for a copy of the object was found, or the "
+    "answer or the picture's edge ties it to the place it has.",
+    Reason.NO_SIDE_WORD: "The answer says left or right nowhere, or not in a way that can be "
+    "exchanged, so the mirrored picture would not make it wrong.",
+    Reason.SIDE_IN_PROMPT: "The prompt itself says left or right, so mirroring would change "
+    "the question.",
     Reason.TOO_SIMILAR: "The near miss is so like the original that the difference may not show.",
     Reason.TOO_DIFFERENT: "The near miss is so unlike the original that it is no near miss.",
     Reason.NOT_SELECTED: "A good candidate, but another one of the same input row was better.",
