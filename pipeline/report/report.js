@@ -148,6 +148,6 @@
     apply();
     document.getElementById("gallery").scrollIntoView();
   });
-  controls.hidden = false;
+  controls.hidden = cards.length === 0;
   apply();
 })();
