@@ -60,6 +60,10 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     differences, divided by 32."""
     max_area: Annotated[float, Gt(0), Le(1)] = 0.25
     """Largest mask to copy, as a share of the picture's area."""
+    min_whole: Annotated[float, Ge(0), Le(1)] = 0.75
+    """Smallest share of the annotated box's width and of its height that the largest connected part
+    of the mask must span, and of the mask's pixels that it must have: a copy of half a thing is no
+    second thing."""
     mirror: bool = True
     """Whether the copy may be mirrored."""
     feather_px: Annotated[float, Gt(0)] = 1.5
@@ -127,6 +131,12 @@ class Duplicator(RecordStage[Segmented, Candidate]):
                 Reason.REGION_TOO_LARGE,
                 f"the mask is {share:.2f} of the picture, limit {self.max_area}",
             )
+        whole = _wholeness(mask, region.box)
+        if whole < self.min_whole:
+            return Drop(
+                Reason.BAD_SEGMENTATION,
+                f"the mask is {whole:.2f} of a whole thing, limit {self.min_whole}",
+            )
         side = np.concatenate([mask[:, 0], mask[:, -1]])
         if side.sum() > 0.02 * seed.height:
             return Drop(Reason.NO_FREE_PLACE, "the picture's edge cuts the region off")
@@ -161,6 +171,17 @@ class Duplicator(RecordStage[Segmented, Candidate]):
             Reason.NO_FREE_PLACE,
             f"the best free place differs by {places[0][2]:.3f}, limit {self.max_mismatch}",
         )
+
+
+def _wholeness(mask: Bools, box: Box) -> float:
+    """How much of the mask and of the box's sides its largest part spans; the least of them."""
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    largest = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
+    return min(
+        float(largest[cv2.CC_STAT_AREA] / mask.sum()),
+        float(largest[cv2.CC_STAT_WIDTH] / max(box.x1 - box.x0, 1)),
+        float(largest[cv2.CC_STAT_HEIGHT] / max(box.y1 - box.y0, 1)),
+    )
 
 
 def _shrunk(mask: Bools, size: tuple[int, int]) -> Bools:

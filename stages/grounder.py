@@ -33,7 +33,7 @@ class AnnotatedRegions(RecordStage[Seed, Grounded]):
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Grounded
 
-    min_area: Annotated[float, Ge(0), Le(1)] = 0.005
+    min_area: Annotated[float, Ge(0), Le(1)] = 0.002
     """Smallest box, as a share of the picture's area."""
     max_area: Annotated[float, Gt(0), Le(1)] = 0.5
     """Largest box, as a share of the picture's area."""

@@ -6,6 +6,7 @@ lightness and chroma alike there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -44,6 +45,8 @@ from stages.oklab import (
 )
 from stages.pixels import Pixels, decode, encode_pair
 
+Bools = NDArray[np.bool_]
+
 ACHROMATIC = frozenset({"black", "white", "gray"})
 
 _TARGETS = {
@@ -76,8 +79,12 @@ class Recolorer(RecordStage[Segmented, Candidate]):
     produces: ClassVar[type] = Candidate
 
     min_share: Annotated[float, Gt(0), Le(1)] = 0.3
-    """Smallest share of the region's pixels that must have the named colour; half of it where the
-    answer gives the region several colours."""
+    """Smallest share of the region's pixels that must have the named colour; 0.6 of it where
+    the answer gives the region several colours."""
+    max_around: Annotated[float, Gt(0)] = 1.0
+    """Largest share of the pixels around the region that may have the named colour, as a multiple
+    of the share inside. Where the surroundings have it as much, a mask cut by colour (such as
+    GrabCut's) cannot be trusted; raise it for a segmenter that can."""
     max_left: Annotated[float, Ge(0), Le(1)] = 0.12
     """Largest share of the region's pixels that may have the named colour afterwards."""
     min_distance: Annotated[float, Ge(0)] = 0.2
@@ -99,7 +106,10 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if ys.size == 0:
             return Drop(Reason.BAD_SEGMENTATION, f'the mask of "{region.label}" is empty')
-        crop = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+        band = max(3, round(0.15 * math.sqrt(region.mask.area)))
+        crop = np.s_[
+            max(ys[0] - band, 0) : ys[-1] + 1 + band, max(xs[0] - band, 0) : xs[-1] + 1 + band
+        ]
         part, inside = picture[crop], mask[crop]
         source = self._source(part[inside], words)
         if isinstance(source, Drop):
@@ -109,10 +119,14 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         lab, edge = to_oklab(part), _edge_weight(inside, self.feather_px)
         base = median_color(lab[inside & has_color(part, source)])
         reachable = [t for t in _TARGETS if t not in taken and self._reaches(base, source, t)]
+        weight = _weight(lab, base, source)
+        alike = self._alike_around(weight, inside, band)
+        if alike is not None:
+            return Drop(Reason.BAD_SEGMENTATION, f"{source}: {alike}")
+        weight = weight * edge
         tried = []
         for target in draw.permutation(np.array(reachable, dtype=object)):
-            changed = self._recolor(lab, base, source, target) if reachable else lab
-            weight = _weight(lab, base, source) * edge
+            changed = self._recolor(lab, base, source, target)
             mixed = to_rgb(lab + (changed - lab) * weight[..., None])
             result = np.where(weight[..., None] > 0, mixed, part)
             trouble = self._trouble(result, inside, weight, source, target)
@@ -128,7 +142,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         """The named colour that most of the pixels have."""
         shares = {name: float(has_color(pixels, name).mean()) for name in words}
         best = max(shares, key=lambda name: shares[name])
-        limit = self.min_share / (2 if len(words) > 1 else 1)
+        limit = self.min_share * (0.6 if len(words) > 1 else 1)
         if shares[best] >= limit:
             return best
         counts = np.bincount(name_map(pixels), minlength=len(COLOR_NAMES))
@@ -138,6 +152,17 @@ class Recolorer(RecordStage[Segmented, Candidate]):
             f"{shares[best]:.2f} of the pixels are {best}, limit {limit:.2f}; most are "
             f"{COLOR_NAMES[int(counts.argmax())]}; their median is {away:.3f} from {best}",
         )
+
+    def _alike_around(self, weight: Floats, inside: Bools, band: int) -> str | None:
+        """Whether the colour sets the region apart; in words why not."""
+        kernel = np.ones((2 * band + 1, 2 * band + 1), np.uint8)
+        ring = (cv2.dilate(inside.astype(np.uint8), kernel) > 0) & ~inside
+        if not ring.any():
+            return None
+        within, around = float((weight[inside] > 0.5).mean()), float((weight[ring] > 0.5).mean())
+        if around <= self.max_around * within:
+            return None
+        return f"{around:.2f} of the surroundings have it, {within:.2f} of the region"
 
     def _reaches(self, base: Floats, source: str, target: str) -> bool:
         """Whether the region's own colour, changed, would be called by the target's name."""
@@ -171,7 +196,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         return into_gamut(changed.astype(np.float32))
 
     def _trouble(
-        self, result: Pixels, inside: NDArray[np.bool_], weight: Floats, source: str, target: str
+        self, result: Pixels, inside: Bools, weight: Floats, source: str, target: str
     ) -> str | None:
         """What is wrong with the new colour, measured on the pixels; None if it is good."""
         changed = inside & (weight > 0.5)
@@ -262,15 +287,14 @@ def _weight(lab: Floats, base: Floats, source: str) -> Floats:
         return (1 - _step(light, float(base[0]) + 0.12, float(base[0]) + 0.24)) * (
             1 - _step(chroma, 0.06, 0.1)
         )
-    if source in ACHROMATIC:
-        own = float(np.hypot(base[1], base[2]))
-        pale = 1 - _step(chroma, own + 0.05, own + 0.09)
-        return pale * _step(light, float(base[0]) * 0.4, float(base[0]) * 0.55)
-    angle = np.arctan2(lab[..., 2], lab[..., 1]) - np.arctan2(base[2], base[1])
-    angle = np.abs((angle + np.pi) % (2 * np.pi) - np.pi)
     # Saturation, not chroma: the same surface keeps it from light to shade.
     own = float(np.hypot(base[1], base[2]) / base[0])
     saturation = chroma / np.maximum(light, 0.05)
+    if source in ACHROMATIC:
+        pale = 1 - _step(saturation, own + 0.04, own + 0.12)
+        return pale * _step(light, float(base[0]) * 0.4, float(base[0]) * 0.55)
+    angle = np.arctan2(lab[..., 2], lab[..., 1]) - np.arctan2(base[2], base[1])
+    angle = np.abs((angle + np.pi) % (2 * np.pi) - np.pi)
     near: Floats = (1 - _step(angle, 0.6, 1.0)) * _step(saturation, 0.4 * own, 0.6 * own)
     return near
 
@@ -281,7 +305,7 @@ def _step(x: NDArray[np.floating], low: float, high: float) -> Floats:
     return smooth
 
 
-def _edge_weight(inside: NDArray[np.bool_], feather_px: float) -> Floats:
+def _edge_weight(inside: Bools, feather_px: float) -> Floats:
     """0 outside the mask, rising to 1 over `feather_px` inside it; [H, W]."""
     padded = np.pad(inside, 1).astype(np.uint8)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]

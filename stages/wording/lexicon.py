@@ -185,6 +185,6 @@ HANDLING_WORDS = word_set(
     "holding holds held carrying carries carried wearing wears worn riding rides rode eating eats "
     "drinking drinks throwing throws catching catches hitting hits pushing pushes pulling pulls "
     "using uses driving drives walking walks leading leads petting feeding feeds chasing chases "
-    "swinging swings"
+    "swinging swings has have had having"
 )
 """Words that make what stands behind them the thing somebody is busy with."""
