@@ -82,11 +82,13 @@ class Recolorer(RecordStage[Segmented, Candidate]):
     """Smallest share of the region's pixels that must have the named colour; 0.6 of it where
     the answer gives the region several colours."""
     max_around: Annotated[float, Gt(0)] = 1.0
-    """Largest share of the pixels around the region that may have the named colour, as a multiple
-    of the share inside. Where the surroundings have it as much, a mask cut by colour (such as
-    GrabCut's) cannot be trusted; raise it for a segmenter that can."""
+    """The share of pixels around the region that have the named colour must stay below this
+    multiple of the share inside. Where the surroundings have it as much, a mask cut by colour (such
+    as GrabCut's) cannot be trusted; raise it for a segmenter that can."""
     max_left: Annotated[float, Ge(0), Le(1)] = 0.12
     """Largest share of the region's pixels that may have the named colour afterwards."""
+    min_named: Annotated[float, Ge(0), Le(1)] = 0.6
+    """Smallest share of the changed pixels that must be called by the new colour's name."""
     min_distance: Annotated[float, Ge(0)] = 0.2
     """Smallest distance in Oklab between the old and the new colour."""
     max_gain: Annotated[float, Ge(1)] = 1.4
@@ -160,7 +162,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         if not ring.any():
             return None
         within, around = float((weight[inside] > 0.5).mean()), float((weight[ring] > 0.5).mean())
-        if around <= self.max_around * within:
+        if around < self.max_around * within:
             return None
         return f"{around:.2f} of the surroundings have it, {within:.2f} of the region"
 
@@ -205,6 +207,9 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         name = name_of(median_color(to_oklab(result[changed])))
         if name != target:
             return f"{target}: the region came out {name}"
+        named = float(has_color(result[changed], target).mean())
+        if named < self.min_named:
+            return f"{target}: {named:.2f} came out {target}, limit {self.min_named}"
         left = float(has_color(result[inside], source).mean())
         if left > self.max_left:
             return f"{target}: {left:.2f} of the region is still {source}, limit {self.max_left}"
@@ -295,7 +300,7 @@ def _weight(lab: Floats, base: Floats, source: str) -> Floats:
         return pale * _step(light, float(base[0]) * 0.4, float(base[0]) * 0.55)
     angle = np.arctan2(lab[..., 2], lab[..., 1]) - np.arctan2(base[2], base[1])
     angle = np.abs((angle + np.pi) % (2 * np.pi) - np.pi)
-    near: Floats = (1 - _step(angle, 0.6, 1.0)) * _step(saturation, 0.4 * own, 0.6 * own)
+    near: Floats = (1 - _step(angle, 0.4, 0.75)) * _step(saturation, 0.4 * own, 0.6 * own)
     return near
 
 

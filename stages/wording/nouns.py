@@ -14,7 +14,7 @@ _SINGULAR_IN_S = lexicon.word_set(
     "has asparagus compass series species"
 )
 PLURAL_ONLY = lexicon.word_set(
-    "binoculars clothes glasses goggles jeans leggings pajamas pants pliers scissors shears "
+    "binoculars clothes goggles jeans leggings pajamas pants pliers scissors shears "
     "shorts sunglasses tights trousers tweezers"
 )
 """Words that name one thing in the plural; one more of it needs "pairs of"."""
