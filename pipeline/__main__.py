@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a recipe, or go on with an interrupted run")
     _add_what(run)
     run.add_argument("--output", required=True, metavar="RUN", help="run directory: path or URL")
-    run.add_argument("--local", action="store_true", help="in this process, without Ray")
+    run.add_argument("--local", action="store_true", help="in one worker process, without Ray")
     run.add_argument(
         "--retry-errors",
         action="store_true",

@@ -15,7 +15,7 @@ from pipeline.recipes.build import load_recipe
 from pipeline.report import write_report
 from pipeline.run import Exit, Request, run
 from pipeline.show import show
-from pipeline.sources import Source, SourceError, open_source
+from pipeline.sources import Source, open_source
 from pipeline.status import report_facts, status
 from schemas.files import Folder
 
@@ -35,7 +35,7 @@ def _run(args: argparse.Namespace) -> int:
     )
     try:
         return run(request)
-    except (UsageError, SourceError):
+    except UsageError:
         raise
     except Exception as error:  # the command's edge: one line, and what to do
         log.debug("the run failed", exc_info=error)
@@ -69,9 +69,10 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    read_run_info(Folder.at(args.run))
+    facts = report_facts(read_run_info(Folder.at(args.run)))
     try:
-        sys.stdout.write(show(args.run, args.pair_id, images_to=args.images_to) + "\n")
+        text = show(args.run, args.pair_id, facts=facts, images_to=args.images_to)
+        sys.stdout.write(text + "\n")
     except ValueError as error:
         raise UsageError(str(error)) from None
     return Exit.COMPLETE

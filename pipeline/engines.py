@@ -1,16 +1,18 @@
-"""The two ways to run shards: in this process, or on Ray Data. Both give the same parts."""
+"""The two ways to run shards: one worker process, or Ray Data. Both give the same parts."""
 
 from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from pipeline.placement import GroupPlacement, Placement, split
+from pipeline.placement import GroupPlacement, Placement, pool_sizes, split
 from workers.chain import Chain
 from workers.counters import Counters
 from workers.worker import Assignment, Group, ShardWorker
@@ -67,22 +69,84 @@ def make_groups(
 
 
 def run_local(work: Work, monitor: Monitor) -> None:
-    """Run every shard in this process, one after the other; all stages fused.
+    """Run every shard without Ray, in one worker process, one after the other; all stages fused.
 
-    The device is that of the placement's first group: a placement of several devices needs Ray.
+    The worker is a process of its own, so that a row that kills or hangs it is found as it is on
+    Ray: this process sees the death, starts another worker, and the flight log names the row. The
+    device is that of the placement's first group: a placement of several devices needs Ray.
     """
     first = work.placement.groups[0].model_copy(update={"stages": "rest"})
     ((group, _),) = make_groups(work.chains, Placement(name="local", groups=[first]))
-    worker = ShardWorker(
-        work.assignment, group, lambda shard, g, c: monitor.live({f"{shard}-{g}": c})
-    )
+    left = list(work.shards)
+    silent_deaths = 0
+    while left:
+        here, there = _SPAWN.Pipe(duplex=False)
+        worker = _SPAWN.Process(target=_work_here, args=(work.assignment, group, left, there))
+        worker.start()
+        there.close()
+        try:
+            heard = _listen(here, monitor, left)
+        finally:
+            here.close()
+            worker.terminate()
+            worker.join()
+        silent_deaths = 0 if heard else silent_deaths + 1
+        if left and silent_deaths == MAX_SILENT_DEATHS:
+            raise RuntimeError(
+                f"the worker process died {silent_deaths} times without finishing a row, last "
+                f"with exit status {worker.exitcode}; see what it printed above"
+            )
+
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+MAX_SILENT_DEATHS = 6
+"""A row is found after three deaths; twice as many without a row done have another cause."""
+
+
+def _listen(pipe: Connection, monitor: Monitor, left: list[int]) -> bool:
+    """Pass on what the worker says until it is through or dead; whether it said anything."""
+    heard = False
+    while True:
+        try:
+            message = pipe.recv()
+        except EOFError:
+            return heard
+        heard = True
+        match message:
+            case ("live", key, counters):
+                monitor.live({key: counters})
+            case ("done", shard, counters):
+                left.remove(shard)
+                monitor.done(shard, counters)
+            case ("failed", error):
+                raise error
+
+
+def _work_here(
+    assignment: Assignment, group: Group, shards: Sequence[int], pipe: Connection
+) -> None:
+    """The worker process of `run_local`."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        for shard in work.shards:
+        worker = ShardWorker(
+            assignment, group, lambda shard, g, c: pipe.send(("live", f"{shard}-{g}", c))
+        )
+        for shard in shards:
             parcel = worker.first(shard)
             worker.process(parcel)
-            monitor.done(shard, parcel.counters)
-    finally:
+            pipe.send(("done", shard, parcel.counters))
         worker.close()
+    except Exception as error:  # noqa: BLE001  # it is raised again in the driver
+        pipe.send(("failed", error))
+
+
+def _end_with_parent() -> None:
+    """A driver that was killed must not leave a worker behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def run_on_ray(work: Work, monitor: Monitor) -> None:
@@ -102,10 +166,13 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
     rows = [{"shard": shard} for shard in work.shards]
     # One block per row: what Ray Data retries, and what an actor takes, is exactly one shard.
     stream = ray.data.from_items(rows, override_num_blocks=len(rows))
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    for group, spec in make_groups(work.chains, work.placement):
-        most = spec.max_actors or max(spec.min_actors, int(cpus / spec.num_cpus))
-        most = max(spec.min_actors, min(most, len(rows)))
+    groups = make_groups(work.chains, work.placement)
+    there = ray.cluster_resources()
+    sizes = pool_sizes(
+        [spec for _, spec in groups], there.get("CPU", 0), there.get("GPU", 0), len(rows)
+    )
+    for (group, spec), size in zip(groups, sizes, strict=True):
+        grown = min(spec.max_actors or size, len(rows)) if work.placement.autoscale else size
         stream = stream.map_batches(
             ShardActor,
             fn_constructor_args=(work.assignment, group, board),
@@ -114,11 +181,9 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
             zero_copy_batch=True,
             num_cpus=spec.num_cpus,
             num_gpus=spec.num_gpus or None,
-            # All actors from the start: a pool that grows on demand first lets one do all the work.
+            # All at once: a pool that grows on demand lets its first actor do all the work.
             compute=ActorPoolStrategy(
-                min_size=most if spec.max_actors is None else spec.min_actors,
-                max_size=most,
-                max_tasks_in_flight_per_actor=2,
+                min_size=size, max_size=max(size, grown), max_tasks_in_flight_per_actor=2
             ),
         )
     try:

@@ -29,9 +29,9 @@ class GroupPlacement(BaseModel):
     num_gpus: Annotated[float, Ge(0)] = 0.0
     """GPUs (or a fraction of one) that Ray reserves for each actor."""
     min_actors: Annotated[int, Ge(1)] = 1
-    """Actors to start with."""
+    """Actors without which the run does not start."""
     max_actors: Annotated[int, Ge(1)] | None = None
-    """Actors to grow to; without it, as many as the cluster has room for."""
+    """Most actors; without it, as many as the cluster has room for."""
     micro_batch: Annotated[int, Ge(1)] = 4
     """Seeds in one pass through the group's stages."""
     time_limit_s: Annotated[float, Gt(0)] = 300.0
@@ -60,6 +60,8 @@ class Placement(BaseModel):
     """Name, for people."""
     groups: list[GroupPlacement] = [GroupPlacement()]
     """Actor groups in the order of the chain."""
+    autoscale: bool = False
+    """The cluster grows on demand: pools may grow to their `max_actors` beyond what is there."""
     max_error_share: Annotated[float, Gt(0), Le(1)] = 0.05
     """A stage in which more than this share of the records raise or crash stops the run."""
     min_errors: Annotated[int, Ge(1)] = 10
@@ -116,6 +118,43 @@ def split(chain: Chain, placement: Placement) -> list[Chain]:
     return [
         Chain(chain.origin, tuple(chain.links[position] for position in part)) for part in links
     ]
+
+
+def pool_sizes(
+    groups: Sequence[GroupPlacement], num_cpus: float, num_gpus: float, most: int
+) -> list[int]:
+    """Actors of every group so that all of them fit the cluster at once.
+
+    They must: when an actor dies, a pool that waits for room would take its place, and the pool
+    that it died in would wait for ever. Room is dealt out in turns, beyond each group's
+    `min_actors`; no group gets more than `most` (the number of shards). UsageError if not even
+    the least fits.
+    """
+    sizes = [group.min_actors for group in groups]
+
+    def used(resource: str) -> float:
+        return sum(
+            size * float(getattr(g, resource)) for size, g in zip(sizes, groups, strict=True)
+        )
+
+    if used("num_cpus") > num_cpus or used("num_gpus") > num_gpus:
+        raise UsageError(
+            f"the placement needs at least {used('num_cpus'):g} CPUs and {used('num_gpus'):g} GPUs, "
+            f"the cluster has {num_cpus:g} and {num_gpus:g}; lower min_actors or use another one"
+        )
+    grown = True
+    while grown:
+        grown = False
+        for i, group in enumerate(groups):
+            if sizes[i] >= min(group.max_actors or most, most):
+                continue
+            sizes[i] += 1
+            # A hair of room for sums of fractions such as 0.1.
+            if used("num_cpus") > num_cpus + 1e-9 or used("num_gpus") > num_gpus + 1e-9:
+                sizes[i] -= 1
+            else:
+                grown = True
+    return sizes
 
 
 def unknown_stages(book: RecipeBook, placement: Placement) -> Sequence[str]:

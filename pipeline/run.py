@@ -78,7 +78,7 @@ class Request:
     limit: int | None = None
     """Only the first rows of the input."""
     local: bool = False
-    """Without Ray, in this process."""
+    """Without Ray, in one worker process."""
     retry_errors: bool = False
     """Do shards again in which rows raised, crashed or timed out."""
     attempt: str = field(default_factory=lambda: uuid4().hex)
@@ -183,7 +183,7 @@ def _run_to_the_end(
     request: Request, folder: Folder, info: RunInfo, chains: tuple[Chain, ...]
 ) -> Audit:
     """Run the missing shards, audit, and run again those that the audit found wanting."""
-    assignment = Assignment(folder, request.attempt, request.local, part_facts(info))
+    assignment = Assignment(folder, request.attempt, part_facts(info))
     done = done_shards(folder, info, repair=True)
     missing = [shard for shard in range(info.num_shards) if shard not in done]
     if done and missing:

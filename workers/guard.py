@@ -6,9 +6,8 @@ finds such a note when it takes the shard up knows that its predecessor died the
 * several seeds were in flight: they become *suspects* and run one at a time from now on;
 * one seed was in flight: it gets a *strike*; at two strikes it is quarantined, that is, dropped.
 
-A driver that was killed takes its actors with it, and the seeds in flight are innocent. So a strike
-is given only where the note is of the same attempt (the same driver), or where the process in
-question is the driver itself (a run without Ray).
+A driver that was killed takes its workers with it, and the seeds in flight are innocent. So a
+strike is given only where the note is of the same attempt, that is, of the same driver.
 """
 
 from __future__ import annotations
@@ -46,8 +45,6 @@ class FlightLog:
     """Names the shard and the group: "00017-0"."""
     attempt: str
     """Identity of the driver process."""
-    blame_always: bool = False
-    """Strike whatever the attempt: the worker is the driver itself."""
     suspects: set[str] = field(default_factory=set, init=False)
     """Seeds that were in flight together when a process died."""
     _strikes: dict[str, int] = field(default_factory=dict, init=False)
@@ -75,7 +72,7 @@ class FlightLog:
         if len(seeds) > 1:
             self.suspects.update(seeds)
             log.warning("a process died with %d rows in flight; they now run singly", len(seeds))
-        elif self.blame_always or note["attempt"] == self.attempt:
+        elif note["attempt"] == self.attempt:
             (seed,) = seeds
             self._strikes[seed] = self._strikes.get(seed, 0) + 1
             self._causes[seed] = note.get("cause") or "its process died"

@@ -1,4 +1,4 @@
-"""The worker that takes shards through one actor group: in a Ray actor or in this process.
+"""The worker that takes shards through one actor group: in a Ray actor or a plain process.
 
 A group is the stages that share a device. The first group reads the shard's manifest, the last one
 writes its part; in between, records travel as Arrow bytes with the outcomes so far.
@@ -54,8 +54,6 @@ class Assignment:
     """The run directory."""
     attempt: str
     """Identity of the driver process."""
-    in_driver: bool
-    """Whether the worker lives in the driver's own process."""
     facts: Mapping[str, str]
     """Metadata for every part: recipe and input digests."""
 
@@ -146,7 +144,6 @@ class ShardWorker:
             self._assignment.run,
             f"{parcel.shard:05d}-{self._group.index}",
             self._assignment.attempt,
-            blame_always=self._assignment.in_driver,
         )
         try:
             flight.recover()

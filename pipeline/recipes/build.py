@@ -99,9 +99,7 @@ class Recipe:
 
     def steps(self) -> list[tuple[Link, str]]:
         """Every stage with its settings as canonical JSON, as provenance holds them."""
-        return [
-            (link, json.dumps(settings_of(link.stage), sort_keys=True)) for link in self.links
-        ]
+        return [(link, json.dumps(settings_of(link.stage), sort_keys=True)) for link in self.links]
 
     @property
     def digest(self) -> str:

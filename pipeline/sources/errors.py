@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.errors import UsageError
 
-class SourceError(ValueError):
+
+class SourceError(UsageError):
     """The input cannot be read as asked: one line naming file, row, field, fault and remedy."""
 
 

@@ -66,7 +66,7 @@ class Saboteur(Stage[Seed, Seed]):
     most_rows: int = 1000
     """Batches beyond this run out of memory."""
     sleep_s: float = 0.0
-    calls: list[list[str]] = field(default_factory=list, compare=False)
+    calls: list[list[str]] = field(default_factory=list, init=False, compare=False)
     """Seed ids of every call, for tests in this process."""
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Seed] | Drop]:
