@@ -6,8 +6,10 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -159,6 +161,8 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
 
     from workers.actor import ShardActor, start_board  # noqa: PLC0415
 
+    # Importing it set its own level; its progress is ours to show.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -225,25 +229,41 @@ class _Poll:
             self._monitor.live({k: Counters.from_json(v) for k, v in counts.items()})
 
 
-def start_ray(num_cpus: int | None = None) -> None:
+def start_ray() -> None:
     """Connect to the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start one."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # What Ray's C++ side says of restarts would bury the progress; set it to "info" to debug Ray.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray  # noqa: PLC0415
 
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    runtime_env = {"env_vars": THREADS}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            runtime_env=runtime_env,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quiet: dict[str, Any] = {
+        "runtime_env": {"env_vars": THREADS},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    with _muted_stderr():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            ray.init(include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Silence what native code writes to standard error: Ray announces its log level there.
+
+    What goes wrong in the block is raised all the same.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def run_shards(work: Work, monitor: Monitor, *, local: bool) -> None:
@@ -253,10 +273,11 @@ def run_shards(work: Work, monitor: Monitor, *, local: bool) -> None:
         return
     import ray  # noqa: PLC0415
 
-    started = not ray.is_initialized()
-    start_ray()
+    ours = not ray.is_initialized()
+    if ours:
+        start_ray()
     try:
         run_on_ray(work, monitor)
     finally:
-        if started:
+        if ours:
             ray.shutdown()

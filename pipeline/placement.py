@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import UsageError
 from pipeline.recipes.build import RecipeBook, describe
+from pipeline.yaml_file import read_yaml
 from workers.chain import Chain
 
 
@@ -72,14 +72,9 @@ def load_placement(file: str | None) -> Placement:
     """The placement of a YAML file, or the default one."""
     if file is None:
         return Placement()
+    content = read_yaml("placement", Path(file))
     try:
-        content = yaml.safe_load(Path(file).read_text("utf-8"))
         placement = Placement.model_validate(content)
-    except FileNotFoundError:
-        raise UsageError(f"placement file {file} does not exist") from None
-    except yaml.YAMLError as error:
-        message = " ".join(str(error).split())
-        raise UsageError(f"placement file {file} is not valid YAML: {message}") from None
     except ValidationError as error:
         raise UsageError(f"placement file {file}: {describe(error)}") from None
     if sum(group.stages == "rest" for group in placement.groups) > 1:
@@ -139,7 +134,7 @@ def pool_sizes(
 
     if used("num_cpus") > num_cpus or used("num_gpus") > num_gpus:
         raise UsageError(
-            f"the placement needs at least {used('num_cpus'):g} CPUs and {used('num_gpus'):g} GPUs, "
+            f"the placement needs at least {used('num_cpus'):g} CPUs, {used('num_gpus'):g} GPUs, "
             f"the cluster has {num_cpus:g} and {num_gpus:g}; lower min_actors or use another one"
         )
     grown = True

@@ -162,6 +162,7 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
             f"{folder.url} holds parts but no {RUN_FILE}: it is not a run directory of this "
             "version; give another --output"
         )
+    log.info("scanning %s", request.source.input.url)
     manifest = write_manifest(
         request.source, folder, request.seed, request.book.shard_size, request.limit
     )
@@ -195,6 +196,12 @@ def _run_to_the_end(
             missing = sorted({*missing, *before.missing})
             progress = Progress(
                 info.num_seeds, info.num_shards, before.counters, len(done), request.placement
+            )
+            log.info(
+                "%d seeds in %d shards to do, %s",
+                info.num_seeds - before.num_seeds,
+                len(missing),
+                "in one worker process" if request.local else "on Ray",
             )
             with progress:
                 work = Work(assignment, chains, request.placement, missing)

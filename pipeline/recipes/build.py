@@ -7,6 +7,7 @@ that may stand under `stages:`, the class behind it and the backends it can use,
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import UsageError
+from pipeline.yaml_file import read_yaml
 from schemas.ids import content_id
 from schemas.records import SeedRef, SpannedCandidate
 from stages.backends.descriptors import ColorLayout, GradientGrid
@@ -79,7 +81,7 @@ class RecipeFile(BaseModel):
     """Seeds in one shard: the unit of work, of retry and of commit."""
     stages: dict[str, dict[str, Any] | None] | None = None
     """Stage keys in order, each with its settings."""
-    mix: list[str] | None = None
+    mix: Annotated[list[str], MinLen(1)] | None = None
     """Names of recipes (or YAML files) that every seed goes through, one after the other."""
 
 
@@ -141,6 +143,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
     changes = [_parse_override(text) for text in overrides]
     book = _read(name)
     members = [_read(member) for member in book.mix] if book.mix else [book]
+    for member_name, times in Counter(member.name for member in members).items():
+        if times > 1:
+            raise UsageError(f"recipe {name}: mix has a recipe called {member_name} twice")
     used = [False] * len(changes)
     for i, (path, value) in enumerate(changes):
         if path == ["shard_size"]:
@@ -194,12 +199,7 @@ def _read(name: str) -> RecipeFile:
         raise UsageError(
             f"no recipe called {name!r}; shipped are {', '.join(shipped)}; or give a .yaml file"
         )
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"recipe file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe file {path} is not valid YAML: {_one_line(error)}") from None
+    content = read_yaml("recipe", path)
     if not isinstance(content, dict):
         raise UsageError(f"recipe file {path} must hold a mapping with name, about and stages")
     recipe = _validated(str(path), content)
