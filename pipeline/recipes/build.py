@@ -159,7 +159,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
         for i, (path, value) in enumerate(changes):
             own = path[1:] if path[0] == member.name else path
             if len(own) > 1 and own[0] in stages:
-                _set(stages[own[0]], own[1:], value)
+                _set(overrides[i], stages[own[0]], own[1:], value)
                 used[i] = True
         links = tuple(Link(key, _build(member.name, key, s)) for key, s in stages.items())
         _check_types(member.name, links)
@@ -285,9 +285,11 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
         raise UsageError(f"--set {text}: the value is not YAML: {_one_line(error)}") from None
 
 
-def _set(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def _set(text: str, settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for key in path[:-1]:
         inner = settings.get(key)
+        if not isinstance(inner, str | dict | None):
+            raise UsageError(f"--set {text}: {key} is {inner!r}, which has no settings of its own")
         # A copy, so that the member of a mix does not share it with another.
         settings[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
         settings = settings[key]
