@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import UsageError
@@ -58,7 +59,7 @@ class Placement(BaseModel):
 
     name: str = "laptop"
     """Name, for people."""
-    groups: list[GroupPlacement] = [GroupPlacement()]
+    groups: Annotated[list[GroupPlacement], MinLen(1)] = [GroupPlacement()]
     """Actor groups in the order of the chain."""
     autoscale: bool = False
     """The cluster grows on demand: pools may grow to their `max_actors` beyond what is there."""
@@ -66,6 +67,15 @@ class Placement(BaseModel):
     """A stage in which more than this share of the records raise or crash stops the run."""
     min_errors: Annotated[int, Ge(1)] = 10
     """... once it had at least this many errors."""
+
+    @model_validator(mode="after")
+    def _each_stage_once(self) -> Placement:
+        if sum(group.stages == "rest" for group in self.groups) > 1:
+            raise ValueError("only one group may take the rest")
+        named = Counter(s for g in self.groups if g.stages != "rest" for s in g.stages)
+        if twice := [stage for stage, times in named.items() if times > 1]:
+            raise ValueError(f"stage {', '.join(twice)} stands in two groups")
+        return self
 
 
 def load_placement(file: str | None) -> Placement:
@@ -77,8 +87,6 @@ def load_placement(file: str | None) -> Placement:
         placement = Placement.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"placement file {file}: {describe(error)}") from None
-    if sum(group.stages == "rest" for group in placement.groups) > 1:
-        raise UsageError(f"placement file {file}: only one group may take the rest")
     return placement
 
 
@@ -132,7 +140,11 @@ def pool_sizes(
             size * float(getattr(g, resource)) for size, g in zip(sizes, groups, strict=True)
         )
 
-    if used("num_cpus") > num_cpus or used("num_gpus") > num_gpus:
+    def too_many() -> bool:
+        # A hair of room for sums of fractions such as 0.1.
+        return used("num_cpus") > num_cpus + 1e-9 or used("num_gpus") > num_gpus + 1e-9
+
+    if too_many():
         raise UsageError(
             f"the placement needs at least {used('num_cpus'):g} CPUs, {used('num_gpus'):g} GPUs, "
             f"the cluster has {num_cpus:g} and {num_gpus:g}; lower min_actors or use another one"
@@ -144,8 +156,7 @@ def pool_sizes(
             if sizes[i] >= min(group.max_actors or most, most):
                 continue
             sizes[i] += 1
-            # A hair of room for sums of fractions such as 0.1.
-            if used("num_cpus") > num_cpus + 1e-9 or used("num_gpus") > num_gpus + 1e-9:
+            if too_many():
                 sizes[i] -= 1
             else:
                 grown = True

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.placement import (
+    GroupPlacement,
+    Placement,
+    load_placement,
+    pool_sizes,
+    split,
+    unknown_stages,
+)
+from pipeline.recipes.build import load_recipe
+from pipeline.run import make_chains
+
+ROOT = Path(__file__).parents[2]
+
+
+def chain(recipe="removal-cpu"):
+    (found,) = make_chains(load_recipe(recipe), 0)
+    return found
+
+
+def names(parts):
+    return [[link.name for link in part.links] for part in parts]
+
+
+def placed(*groups):
+    return Placement(name="mine", groups=[GroupPlacement(stages=stages) for stages in groups])
+
+
+ALL = [link.name for link in chain().links]
+
+
+def test_one_group_runs_everything():
+    assert names(split(chain(), Placement())) == [ALL]
+
+
+def test_groups_take_what_they_name_and_one_the_rest():
+    front, back = ALL[:3], ALL[3:]
+    assert names(split(chain(), placed(front, "rest"))) == [front, back]
+    assert names(split(chain(), placed("rest", back))) == [front, back]
+    middle = names(split(chain(), placed(ALL[:2], ALL[2:5], ALL[5:])))
+    assert middle == [ALL[:2], ALL[2:5], ALL[5:]]
+
+
+def test_the_parts_put_together_are_the_chain():
+    middle = ["annotated_regions", "segmenter", "inpainter"]
+    for recipe in ("removal-cpu", "crop"):
+        parts = split(chain(recipe), placed(["loader"], middle, "rest"))
+        assert [link for part in parts for link in part.links] == list(chain(recipe).links)
+        assert {part.origin for part in parts} == {chain(recipe).origin}
+    # A recipe without these stages has nothing to do in that group.
+    assert [len(part.links) for part in parts] == [1, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ((ALL[2:], ALL[:2]), "stage segmenter .* in group 0, behind a stage of group 1"),
+        (("rest", ["segmenter"]), "stage inpainter .* is in group 0, behind a stage of group 1"),
+        ((ALL[:4],), "no group runs stage embedder of recipe removal-cpu"),
+    ],
+)
+def test_groups_that_do_not_follow_the_chain_are_refused(groups, said):
+    with pytest.raises(UsageError, match=said):
+        split(chain(), placed(*groups))
+
+
+def test_a_stage_that_no_recipe_has_is_found():
+    book = load_recipe("crop")
+    assert unknown_stages(book, placed(["loader", "segmenter", "croper"], "rest")) == [
+        "croper",
+        "segmenter",
+    ]
+    assert unknown_stages(book, Placement()) == []
+
+
+def load(folder, content):
+    path = folder / "placement.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return load_placement(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"group": []}, ["group: unknown key"]),
+        ({"groups": [{"num_cpu": 1}]}, ["groups.0.num_cpu: unknown key"]),
+        ({"groups": []}, ["groups", "at least 1 item"]),
+        ({"groups": [{"device": "cuda"}]}, ["device cuda with num_gpus 0", "needs GPUs"]),
+        ({"groups": [{"num_gpus": 1}]}, ["device cpu with num_gpus 1", "must not take any"]),
+        ({"groups": [{"device": "tpu"}]}, ["groups.0.device", "'tpu'"]),
+        ({"groups": [{"min_actors": 0}]}, ["groups.0.min_actors", "greater than or equal to 1"]),
+        (
+            {"groups": [{"min_actors": 3, "max_actors": 2}]},
+            ["max_actors 2 is less than min_actors 3"],
+        ),
+        ({"groups": [{"num_cpus": 0}]}, ["groups.0.num_cpus", "greater than 0"]),
+        ({"groups": [{"micro_batch": 2.5}]}, ["groups.0.micro_batch", "2.5"]),
+        ({"groups": [{"time_limit_s": 0}]}, ["groups.0.time_limit_s"]),
+        ({"groups": [{"stages": "all"}]}, ["groups.0.stages", "'all'"]),
+        ({"groups": [{}, {}]}, ["only one group may take the rest"]),
+        (
+            {"groups": [{"stages": ["loader"]}, {"stages": ["loader", "masker"]}]},
+            ["loader", "two groups"],
+        ),
+        ({"max_error_share": 1.5}, ["max_error_share", "1.5"]),
+        ("- a\n", ["placement.yaml"]),
+        ("", ["placement.yaml"]),
+        ("name: [", ["placement.yaml", "not valid YAML"]),
+        ("name: a\nname: b\n", ["placement.yaml", "name stands there twice"]),
+    ],
+)
+def test_a_wrong_placement_is_refused(tmp_path, content, words):
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, content)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "placement.yaml" in message
+    for word in words:
+        assert word in message, message
+
+
+def test_a_placement_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"placement file .*/none.yaml does not exist"):
+        load_placement(str(tmp_path / "none.yaml"))
+
+
+def test_the_shipped_placements_run_every_recipe():
+    files = sorted((ROOT / "deploy" / "placements").glob("*.yaml"))
+    assert files
+    for file in files:
+        placement = load_placement(str(file))
+        assert placement.name == file.stem
+        for recipe in make_chains(load_recipe("demo"), 0):
+            parts = split(recipe, placement)
+            assert [link for part in parts for link in part.links] == list(recipe.links)
+
+
+def test_the_default_placement_is_the_laptops():
+    assert load_placement(None) == load_placement(str(ROOT / "deploy/placements/laptop.yaml"))
+
+
+@st.composite
+def groups_strategy(draw):
+    groups = []
+    for _ in range(draw(st.integers(1, 4))):
+        gpus = draw(st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0]))
+        least = draw(st.integers(1, 4))
+        most = draw(st.none() | st.integers(least, 12))
+        groups.append(
+            GroupPlacement(
+                device="cuda" if gpus else "cpu",
+                num_gpus=gpus,
+                num_cpus=draw(st.sampled_from([0.1, 0.25, 0.3, 0.5, 1.0, 2.0])),
+                min_actors=least,
+                max_actors=most,
+            )
+        )
+    return groups
+
+
+@given(
+    groups_strategy(),
+    st.floats(0, 40) | st.integers(0, 8),
+    st.sampled_from([0, 1, 2, 8]),
+    st.integers(1, 50),
+)
+def test_pools_fit_the_cluster_together_and_leave_no_room(groups, cpus, gpus, most):
+    least_cpus = sum(g.min_actors * g.num_cpus for g in groups)
+    least_gpus = sum(g.min_actors * g.num_gpus for g in groups)
+    fits = least_cpus <= cpus + 1e-9 and least_gpus <= gpus + 1e-9
+    if not fits:
+        said = f"at least {least_cpus:g} CPUs, {least_gpus:g} GPUs"
+        with pytest.raises(UsageError, match=re.escape(said)):
+            pool_sizes(groups, cpus, gpus, most)
+        return
+    sizes = pool_sizes(groups, cpus, gpus, most)
+    used_cpus = sum(s * g.num_cpus for s, g in zip(sizes, groups, strict=True))
+    used_gpus = sum(s * g.num_gpus for s, g in zip(sizes, groups, strict=True))
+    assert used_cpus <= cpus + 1e-6
+    assert used_gpus <= gpus + 1e-6
+    for size, group in zip(sizes, groups, strict=True):
+        assert size >= group.min_actors
+        assert size <= max(group.min_actors, min(group.max_actors or most, most))
+        full = size >= min(group.max_actors or most, most)
+        room = (
+            used_cpus + group.num_cpus <= cpus - 1e-6
+            and used_gpus + group.num_gpus <= gpus - 1e-6 * bool(group.num_gpus)
+        )
+        assert full or not room
+
+
+def test_room_is_shared_evenly():
+    groups = [GroupPlacement(num_cpus=1), GroupPlacement(stages=["masker"], num_cpus=1)]
+    assert pool_sizes(groups, 8, 0, 100) == [4, 4]
+    assert pool_sizes(groups, 8, 0, 3) == [3, 3]
+    assert pool_sizes(groups, 5, 0, 100) == [3, 2]
+    tenth = [GroupPlacement(num_cpus=0.1)]
+    assert pool_sizes(tenth, 1, 0, 100) == [10]
+    # 3 x 0.1 + 7 x 0.1 is 1.0000000000000002 in floats.
+    tenths = [GroupPlacement(num_cpus=0.1, min_actors=n) for n in (3, 7)]
+    assert pool_sizes(tenths, 1, 0, 100) == [3, 7]
+
+
+def test_a_cluster_that_is_too_small_is_refused():
+    with pytest.raises(UsageError, match=r"needs at least 4 CPUs, 0 GPUs, the cluster has 2 and 0"):
+        pool_sizes([GroupPlacement(min_actors=4)], 2, 0, 10)
+    gpu = GroupPlacement(device="cuda", num_gpus=1)
+    with pytest.raises(UsageError, match=r"at least 1 CPUs, 1 GPUs, the cluster has 8 and 0"):
+        pool_sizes([gpu], 8, 0, 10)
