@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 # Before anything imports OpenCV: the processes are the parallelism, see `engines.THREADS`.
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
@@ -36,10 +37,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("nearmiss: interrupted; the same command again goes on from here\n")
         return 3
+    except Exception as error:  # the command's edge: one line, and what to do
+        log.debug("the command failed", exc_info=error)
+        sys.stderr.write(f"nearmiss: failed: {_cause(error)}\n")
+        return 1
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause in one line; Ray wraps what a worker raised several times."""
+    while (inner := error.__cause__ or getattr(error, "cause", None)) is not None:
+        error = inner
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a slip in one line, like every other error; takes no abbreviation for an option."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"nearmiss: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nearmiss",
         description="Make hard-negative image pairs from annotated images.",
         epilog="Exit status: 0 complete, 1 failed, 2 bad usage or input, 3 incomplete.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Mapping
 
@@ -19,8 +18,6 @@ from pipeline.sources import Source, open_source
 from pipeline.status import report_facts, status
 from schemas.files import Folder
 
-log = logging.getLogger(__name__)
-
 
 def _run(args: argparse.Namespace) -> int:
     request = Request(
@@ -33,21 +30,7 @@ def _run(args: argparse.Namespace) -> int:
         local=args.local,
         retry_errors=args.retry_errors,
     )
-    try:
-        return run(request)
-    except UsageError:
-        raise
-    except Exception as error:  # the command's edge: one line, and what to do
-        log.debug("the run failed", exc_info=error)
-        sys.stderr.write(f"nearmiss: failed: {_cause(error)}\n")
-        return Exit.FAILED
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost cause in one line; Ray wraps what a worker raised several times."""
-    while (inner := error.__cause__ or getattr(error, "cause", None)) is not None:
-        error = inner
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+    return run(request)
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -76,7 +76,12 @@ def read_run_info(run: Folder) -> RunInfo:
     """The run's `run.json`; UsageError if the folder is no run directory."""
     if not run.exists(RUN_FILE):
         raise UsageError(f"{run.url} is not a run directory: it has no {RUN_FILE}")
-    value = run.read_json(RUN_FILE)
+    try:
+        value = run.read_json(RUN_FILE)
+    except ValueError as error:
+        raise UsageError(
+            f"{run.url}/{RUN_FILE} is damaged: {error}; use another --output"
+        ) from None
     try:
         return RunInfo(**{**value, "identity": Identity(**value["identity"])})
     except (KeyError, TypeError) as error:
