@@ -1,0 +1,86 @@
+"""What no linter sees: where the packages come from, what they load, how long they are."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("schemas", "stages", "workers", "pipeline", "trainer")
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_names_are_ours(name):
+    """The names are generic: some other package may bring one of its own."""
+    found = importlib.import_module(name).__file__
+    assert found is not None
+    assert Path(found) == ROOT / name / "__init__.py"
+
+
+def test_the_driver_stays_light():
+    """Loading the command, a run and every recipe loads no framework of models, and not Ray."""
+    code = """
+import json, sys
+import pipeline.run, pipeline.commands, pipeline.__main__
+from pipeline.recipes.build import load_recipe, shipped_recipes
+for name in shipped_recipes():
+    load_recipe(name)
+print(json.dumps(sorted(sys.modules)))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = set(json.loads(result.stdout))
+    assert "stages.inpainter" in loaded
+    heavy = {"torch", "vllm", "diffusers", "transformers", "ray", "datasets", "skimage", "trainer"}
+    assert not loaded & heavy
+
+
+def test_schemas_load_arrow_and_nothing_larger():
+    code = (
+        "import json, sys, schemas.records, schemas.shards, schemas.outcomes; "
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert not set(json.loads(result.stdout)) & {"PIL", "cv2", "pydantic", "yaml", "rich", "ray"}
+
+
+def test_there_are_files_to_look_at():
+    assert len(FILES) > 60
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_house_style(path):
+    text = path.read_text("utf-8")
+    name = str(path.relative_to(ROOT))
+    assert len(text.splitlines()) < MAX_FILE_LINES
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id="print")):
+                raise AssertionError(f"{name}:{node.lineno}: print; log, or write to sys.stdout")
+            case ast.Import():
+                modules = [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(module)):
+                modules = [module]
+            case ast.FunctionDef(name=function) | ast.AsyncFunctionDef(name=function):
+                length = node.end_lineno - node.lineno + 1
+                assert length < MAX_FUNCTION_LINES, f"{function}: {length} lines"
+                continue
+            case _:
+                continue
+        for module in modules:
+            top = module.partition(".")[0]
+            assert top not in {"tests", "deploy"}, f"{name}:{node.lineno}: imports {module}"
