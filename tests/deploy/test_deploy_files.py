@@ -7,6 +7,7 @@ import logging
 import re
 import shlex
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.__main__ import _parser
 from pipeline.placement import Placement, load_placement, pool_sizes, split
 from pipeline.recipes.build import load_recipe, shipped_recipes
 from pipeline.run import make_chains
+from schemas.records import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -204,3 +206,29 @@ def test_a_submitted_checkout_leaves_runs_behind(tmp_path):
     )
     files = {str(path.relative_to(tmp_path)) for path in visited if path.is_file()}
     assert files == taken | {".gitignore", ".rayignore"}
+
+
+def test_the_example_recipe_of_the_readme_is_one(tmp_path):
+    text = (ROOT / "pipeline" / "recipes" / "README.md").read_text("utf-8")
+    block = re.search(r"(?:^    .*\n)+", text, re.MULTILINE)
+    assert block is not None
+    file = tmp_path / "mine.yaml"
+    file.write_text(textwrap.dedent(block[0]), "utf-8")
+    book = load_recipe(str(file), ["loader.max_side=512"])
+    assert book.recipes[0].settings[0]["max_side"] == 512
+
+
+def test_readmes_name_files_that_are_there():
+    """Of each folder's table: every file in it is there, and every module stands in it."""
+    for folder in ("schemas", "workers", "pipeline"):
+        text = (ROOT / folder / "README.md").read_text("utf-8").partition("## Decisions")[0]
+        named = set(re.findall(r"`([a-z_]+(?:\.py|/))`", text))
+        assert all((ROOT / folder / name).exists() for name in named), folder
+        modules = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+        small = {"errors.py", "version.py", "yaml_file.py"}
+        assert modules - small <= named, folder
+
+
+def test_the_changelog_names_the_schema_version():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"`SCHEMA_VERSION` {SCHEMA_VERSION}" in text
