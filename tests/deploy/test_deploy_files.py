@@ -143,7 +143,13 @@ def test_the_slurm_script_and_its_arguments(tmp_path):
         lines = [f'echo "{name} $*" >> {said}']
         if name == "python":
             lines += [
-                'case "$*" in *"-m pipeline"*) exit "$DRIVER_STATUS";; *) echo 1.2.3.4;; esac'
+                'case "$*" in',
+                '  *"-m pipeline"*) exit "$DRIVER_STATUS";;',
+                # As the real one does, wait until all nodes have started.
+                f'  "- "*) until grep -q "^ray start" {said} && grep -q "^srun" {said}',
+                "    do sleep 0.01; done;;",
+                "  *) echo 1.2.3.4;;",
+                "esac",
             ]
         tool = tools / name
         tool.write_text("\n".join(["#!/bin/sh", *lines, ""]), "utf-8")
