@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.placement import Placement
 from schemas.records import Reason
-from workers.counters import Counters, StageCount
+from workers.counters import Counters, StageCount, StageKey
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ class Progress:
     """Number of these parts."""
     placement: Placement
     """Limits on errors."""
+    stages: Sequence[StageKey]
+    """Every (recipe, stage) of the run, in order."""
     console: Console = field(default_factory=lambda: Console(stderr=True))
     """Where the live table goes, if it is a terminal."""
     _finished: Counters = field(default_factory=Counters, init=False)
@@ -61,12 +66,14 @@ class Progress:
         """Start to show."""
         if self.console.is_terminal:
             self._display = Live(
-                get_renderable=self.table,
+                get_renderable=self.now,
                 console=self.console,
                 refresh_per_second=2,
                 transient=True,
             )
             self._display.start()
+            # The display put a stream there that prints above it; what is logged goes there too.
+            _log_to_stderr()
         else:
             threading.Thread(target=self._log, name="progress-log", daemon=True).start()
         return self
@@ -77,12 +84,14 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop showing."""
+        """Stop showing; the last state stays."""
         self._stop.set()
-        if self._display is not None:
-            self._display.stop()
-            self.console.print(self.table())
-        log.info("%s", self.line())
+        if self._display is None:
+            log.info("%s", self.line())
+            return
+        self._display.stop()
+        _log_to_stderr()
+        self.console.print(Text(self.line(), style="bold"), self.stage_table(), sep="\n")
 
     def live(self, counts: dict[str, Counters]) -> None:
         """See `Monitor`."""
@@ -109,7 +118,7 @@ class Progress:
     def total(self) -> Counters:
         """All counts: of earlier attempts, of finished shards, and of those in work."""
         with self._lock:
-            total = Counters()
+            total = Counters({key: StageCount() for key in self.stages})
             for counters in (self.before, self._finished, *self._live.values()):
                 total.add(counters)
             return total
@@ -141,28 +150,37 @@ class Progress:
         """The state in one line."""
         total = self.total()
         rate, eta = self._rate_and_eta(total.num_seeds)
+        pairs = sum(recipe.num_out for recipe in _by_recipe(total).values())
         dropped = sum(count.num_dropped for count in total.stages.values())
         shards = self.shards_before + len(self._shards)
         return (
-            f"{total.num_seeds}/{self.num_seeds} seeds, {shards}/{self.num_shards} shards, "
-            f"{num_pairs(total)} pairs, {dropped} drops, {rate:.1f} seeds/s, ETA {_clock(eta)}"
+            f"{total.num_seeds:,}/{self.num_seeds:,} seeds, {shards:,}/{self.num_shards:,} shards, "
+            f"{pairs:,} pairs, {dropped:,} drops, {rate:.1f} seeds/s, ETA {_clock(eta)}"
         )
 
-    def table(self) -> Table:
+    def now(self) -> RenderableType:
+        """The state for the live display: by stage, or by recipe if that is too high for it."""
+        head = Text(self.line(), style="bold")
+        height = len(self.stages) + len({recipe for recipe, _ in self.stages}) + 4
+        fits = height <= self.console.height
+        return Group(head, self.stage_table() if fits else self.recipe_table())
+
+    def stage_table(self) -> Table:
         """The state as a table, one row a stage."""
-        total = self.total()
-        table = Table(title=self.line(), title_justify="left", title_style="bold")
-        table.add_column("recipe", no_wrap=True)
-        table.add_column("stage", no_wrap=True)
-        for name in ("in", "out", "dropped", "ms/record"):
-            table.add_column(name, justify="right")
-        table.add_column("most frequent drops", overflow="ellipsis", no_wrap=True)
+        table = _table("recipe", "stage")
         previous = None
-        for (recipe, stage), count in total.stages.items():
+        for (recipe, stage), count in self.total().stages.items():
             if previous not in (None, recipe):
                 table.add_section()
             table.add_row(recipe if recipe != previous else "", stage, *_cells(count))
             previous = recipe
+        return table
+
+    def recipe_table(self) -> Table:
+        """The state as a table, one row a recipe."""
+        table = _table("recipe")
+        for recipe, count in _by_recipe(self.total()).items():
+            table.add_row(recipe, *_cells(count))
         return table
 
     def _log(self) -> None:
@@ -170,17 +188,34 @@ class Progress:
             log.info("%s", self.line())
 
 
-def num_pairs(counters: Counters) -> int:
-    """Pairs that left the last stage of every recipe."""
-    last: dict[str, StageCount] = {}
-    for (recipe, _), count in counters.stages.items():
-        last[recipe] = count
-    return sum(count.num_out for count in last.values())
+def _by_recipe(counters: Counters) -> dict[str, StageCount]:
+    """Per recipe what entered its first stage and left its last, and all drops and seconds."""
+    recipes: dict[str, StageCount] = {}
+    for (name, _), count in counters.stages.items():
+        recipe = recipes.setdefault(name, StageCount(num_in=count.num_in))
+        recipe.num_out = count.num_out
+        recipe.reasons.update(count.reasons)
+        recipe.busy_s += count.busy_s
+    return recipes
 
 
-def _cells(count: StageCount) -> list[str]:
+def _table(*first: str) -> Table:
+    """An empty table; its last column takes what room is left, and is cut off there."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in first:
+        table.add_column(name, no_wrap=True)
+    for name in ("in", "out", "dropped", "ms/record"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reasons")
+    return table
+
+
+def _cells(count: StageCount) -> list[str | Text]:
     each = 1000 * count.busy_s / count.num_in if count.num_in else 0.0
-    reasons = ", ".join(f"{reason} {n}" for reason, n in count.reasons.most_common(3))
+    reasons = Text(no_wrap=True, overflow="ellipsis")
+    for reason, number in count.reasons.most_common(3):
+        style = "bold red" if reason in TROUBLE else ""
+        reasons.append(", " if reasons else "").append(f"{reason} {number:,}", style)
     return [
         f"{count.num_in:,}",
         f"{count.num_out:,}",
@@ -198,11 +233,8 @@ def _clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def log_to(stream_level: int = logging.INFO) -> None:
-    """Set up logging for a command: one handler on standard error, plain lines."""
-    logging.basicConfig(
-        level=stream_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
+def _log_to_stderr() -> None:
+    """Let the command's log handler write to what is standard error now."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setStream(sys.stderr)

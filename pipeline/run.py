@@ -195,7 +195,12 @@ def _run_to_the_end(
             before = audit(folder, info, sorted(done), repair=True)
             missing = sorted({*missing, *before.missing})
             progress = Progress(
-                info.num_seeds, info.num_shards, before.counters, len(done), request.placement
+                info.num_seeds,
+                info.num_shards,
+                before.counters,
+                len(done),
+                request.placement,
+                [(chain.origin.recipe, link.name) for chain in chains for link in chain.links],
             )
             log.info(
                 "%d seeds in %d shards to do, %s",
