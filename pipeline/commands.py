@@ -66,7 +66,8 @@ def _source(args: argparse.Namespace) -> Source:
     for text in args.columns:
         for part in text.split(","):
             field, sign, column = part.partition("=")
-            if not sign or not field or not column:
+            # Without a column (`id=`) the field is switched off.
+            if not sign or not field:
                 raise UsageError(f"--columns {part}: write it as field=column, e.g. chosen=answer")
             columns[field] = column
     return open_source(args.input, columns, args.image_root)

@@ -171,12 +171,8 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
     # One block per row: what Ray Data retries, and what an actor takes, is exactly one shard.
     stream = ray.data.from_items(rows, override_num_blocks=len(rows))
     groups = make_groups(work.chains, work.placement)
-    there = ray.cluster_resources()
-    sizes = pool_sizes(
-        [spec for _, spec in groups], there.get("CPU", 0), there.get("GPU", 0), len(rows)
-    )
-    for (group, spec), size in zip(groups, sizes, strict=True):
-        grown = min(spec.max_actors or size, len(rows)) if work.placement.autoscale else size
+    sizes = _pools(work.placement, [spec for _, spec in groups], len(rows))
+    for (group, spec), (least, most) in zip(groups, sizes, strict=True):
         stream = stream.map_batches(
             ShardActor,
             fn_constructor_args=(work.assignment, group, board),
@@ -187,7 +183,7 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
             num_gpus=spec.num_gpus or None,
             # All at once: a pool that grows on demand lets its first actor do all the work.
             compute=ActorPoolStrategy(
-                min_size=size, max_size=max(size, grown), max_tasks_in_flight_per_actor=2
+                min_size=least, max_size=most, max_tasks_in_flight_per_actor=2
             ),
         )
     try:
@@ -200,6 +196,23 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
                     monitor.done(row["shard"], Counters.from_json(json.loads(row["counters"])))
     finally:
         ray.kill(board)
+
+
+def _pools(
+    placement: Placement, specs: Sequence[GroupPlacement], num_shards: int
+) -> list[tuple[int, int]]:
+    """Least and most actors of every group."""
+    import ray  # noqa: PLC0415
+
+    if placement.autoscale:
+        # What is there now says nothing; the pools' demand is what makes the cluster grow.
+        return [
+            (spec.min_actors, max(spec.min_actors, min(spec.max_actors or num_shards, num_shards)))
+            for spec in specs
+        ]
+    there = ray.cluster_resources()
+    sizes = pool_sizes(specs, there.get("CPU", 0), there.get("GPU", 0), num_shards)
+    return [(size, size) for size in sizes]
 
 
 class _Poll:

@@ -44,6 +44,7 @@ from schemas.outcomes import Origin
 from schemas.records import SCHEMA_VERSION, Step
 from schemas.shards import part_name, read_pairs, write_data
 from workers.chain import Chain
+from workers.guard import STRIKES
 from workers.worker import Assignment
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ def run(request: Request) -> Exit:
         if request.retry_errors:
             for shard in errors_in(folder, info, TROUBLE):
                 folder.delete(part_name(shard))
+            # Rows that struck out get a new trial, too.
+            folder.delete_folder(STRIKES)
         result = _run_to_the_end(request, folder, info, chains)
         if not result.complete:
             missing = sum(len(seeds) for seeds in result.missing.values())
@@ -233,6 +236,7 @@ def finish(folder: Folder, info: RunInfo, result: Audit) -> None:
     write_card(folder, info, result, licenses)
     write_report(folder.url, report_facts(info))
     _write_progress(folder, info, result, complete=True)
+    folder.delete_folder(STRIKES)
     log.info(
         "%d pairs from %d seeds in %d files: %s",
         result.num_pairs,

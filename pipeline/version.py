@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,9 @@ def code_version() -> str:
         number = version("nearmiss")
     except PackageNotFoundError:  # run from a bare checkout, as under `ray job submit`
         number = "0"
+    # An image, or a job's working directory, has no .git: its build says what it holds.
+    if commit := os.environ.get("NEARMISS_COMMIT"):
+        return f"{number}+{commit}"
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return number

@@ -7,11 +7,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pyarrow.fs as pafs
+
+
+@cache
+def _filesystem(url: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a folder and the folder's path in it; connected once per process."""
+    if "://" in url:
+        filesystem, root = pafs.FileSystem.from_uri(url)
+        return filesystem, root
+    return pafs.LocalFileSystem(), url
 
 
 @dataclass(frozen=True)
@@ -32,9 +42,7 @@ class Folder:
         return "://" not in self.url
 
     def _resolve(self, name: str) -> tuple[pafs.FileSystem, str]:
-        if self.local:
-            return pafs.LocalFileSystem(), str(Path(self.url, name))
-        filesystem, root = pafs.FileSystem.from_uri(self.url)
+        filesystem, root = _filesystem(self.url)
         return filesystem, f"{root}/{name}" if name else root
 
     def join(self, name: str) -> str:
@@ -124,6 +132,12 @@ class Folder:
         """Rename a file (copy and delete on an object store)."""
         filesystem, path = self._resolve(name)
         filesystem.move(path, self._resolve(new_name)[1])
+
+    def delete_folder(self, name: str) -> None:
+        """Remove a sub-folder and all in it; nothing happens if it is absent."""
+        filesystem, path = self._resolve(name)
+        if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
 
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens if it is absent."""

@@ -28,6 +28,9 @@ from schemas.records import Drop, Reason
 
 log = logging.getLogger(__name__)
 
+STRIKES = "strikes"
+"""Sub-folder of the run directory that the notes are in."""
+
 STRIKES_TO_QUARANTINE = 2
 """One death may be a coincidence (a pre-empted machine); two in the same single row are not."""
 
@@ -53,11 +56,11 @@ class FlightLog:
 
     @property
     def _note(self) -> str:
-        return f"strikes/inflight-{self.name}.json"
+        return f"{STRIKES}/inflight-{self.name}.json"
 
     @property
     def _ledger(self) -> str:
-        return f"strikes/strikes-{self.name}.json"
+        return f"{STRIKES}/strikes-{self.name}.json"
 
     def recover(self) -> None:
         """Read the ledger, and turn a note left by a dead predecessor into suspects or a strike."""

@@ -56,7 +56,8 @@ def main() -> None:
     print(header("Memory over a long run"))
     print(
         f"{args.seeds:,} synthetic scenes of {args.side} px through `{args.recipe}` on Ray, "
-        "2 actors. Unique memory (USS) in MiB, sampled every second: the driver, and the largest worker.\n"
+        "2 actors. Unique memory (USS) in MiB, sampled every second: the driver, and the "
+        "largest worker.\n"
     )
     with scratch() as folder:
         seeds = write_scenes(Path(folder, "in"), args.seeds, side=args.side)
