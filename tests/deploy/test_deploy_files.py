@@ -110,7 +110,7 @@ def test_one_image_for_all():
         images |= {c["image"] for c in group["template"]["spec"]["containers"]}
     (image,) = images
     docker = (DEPLOY / "Dockerfile").read_text("utf-8")
-    assert f"-t {image} ." in docker
+    assert f"-t {image} " in docker
     version = re.search(
         r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE
     )
