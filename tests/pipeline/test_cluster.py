@@ -1,0 +1,202 @@
+"""Real clusters on one machine: several nodes, one of which is taken away; a submitted job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from pipeline.run import Exit, run
+from pipeline.status import status
+from tests.pipeline.harness import Bench, Trouble
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+STORE_BYTES = 80 * 2**20
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head without CPUs, and two nodes with one each."""
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": STORE_BYTES,
+            "include_dashboard": False,
+            # That a node is gone is seen in a second, not in half a minute.
+            "_system_config": {"health_check_period_ms": 300, "health_check_failure_threshold": 3},
+        },
+    )
+    try:
+        nodes.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        nodes.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+        nodes.wait_for_nodes()
+        yield nodes
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def test_a_node_is_lost_under_way(tmp_path, cluster):
+    here, there = Bench(tmp_path / "here", num=20), Bench(tmp_path / "there", num=20)
+    trouble = Trouble(sleep_s=0.25)
+    assert run(here.request(trouble, local=True)) == Exit.COMPLETE
+    removed = threading.Event()
+
+    def remove() -> None:
+        """Once rows are in flight on every node, one of them goes."""
+        while len(list(there.run_dir.glob("strikes/inflight-*"))) < 2:
+            time.sleep(0.1)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        removed.set()
+
+    thread = threading.Thread(target=remove, daemon=True)
+    thread.start()
+    assert run(there.request(trouble)) == Exit.COMPLETE
+    thread.join(timeout=30)
+    assert removed.is_set()
+    assert sum(node["Alive"] for node in ray.nodes()) == 2
+    there.check_all_accounted_for()
+    assert there.rows() == here.rows()
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node, started from the command line."""
+
+    dashboard: str
+    """Where jobs are submitted."""
+    environment: dict[str, str]
+    """What a submitter needs in its environment."""
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    """`ray start --head` with ports of its own, and all of its processes ended at the end."""
+    # A short path: the sockets' names go into 107 bytes.
+    folder = tempfile.mkdtemp(prefix="nm-", dir="/tmp")
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment.pop("RAY_ADDRESS", None)
+    names = [
+        "port",
+        "dashboard-port",
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "metrics-export-port",
+        "ray-client-server-port",
+        "node-manager-port",
+        "object-manager-port",
+        "runtime-env-agent-port",
+    ]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    command = [
+        RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2",
+        f"--object-store-memory={STORE_BYTES}", f"--temp-dir={folder}",
+        *(f"--{name}={port}" for name, port in ports.items()),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment)
+    finally:
+        end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(num: int) -> list[int]:
+    """Ports outside 10002-19999, where Ray puts its workers."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(num)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    assert all(port > 19_999 for port in ports)
+    return ports
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=3)
+    for one in alive:
+        one.kill()
+    psutil.wait_procs(alive, timeout=10)
+    process.wait()
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of the code, with one word changed, so that one sees whose code ran."""
+    for name in ("pipeline", "workers", "stages", "schemas", "trainer"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", ".rayignore"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    cropper = folder / "stages" / "cropper.py"
+    text = cropper.read_text()
+    assert "crop the picture to" in text
+    cropper.write_text(text.replace("crop the picture to", "crop the copy to"))
+    return folder
+
+
+def test_a_submitted_job(tmp_path, head):
+    bench = Bench(tmp_path, num=6)
+    submit = [RAY, "job", "submit", "--address", head.dashboard]
+    submit += ["--working-dir", checkout(tmp_path / "tree"), "--", sys.executable, "-m", "pipeline"]
+    submit += ["run", "crop", "--input", bench.input, "--output", bench.run_dir]
+    submit += ["--set", "shard_size=3"]
+    wait_for(head)
+    job = subprocess.run(
+        submit, env=head.environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "6/6 seeds, 2/2 shards, 6 pairs" in job.stdout
+    bench.check_all_accounted_for()
+    assert status(str(bench.run_dir), as_json=True)[1]
+    said = {row["contrast"]["instruction"][:16] for row in bench.rows()}
+    assert said == {"crop the copy to"}
+    # A job that cannot succeed ends with a failure, too.
+    wrong = [*map(str, submit)]
+    wrong[wrong.index("crop")] = "corp"
+    job = subprocess.run(
+        wrong, env=head.environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert job.returncode != 0
+    assert "nearmiss: no recipe called 'corp'" in job.stdout + job.stderr
+
+
+def wait_for(head: Head) -> None:
+    """Wait until jobs are taken."""
+    deadline = time.monotonic() + 60
+    request = urllib.request.Request(
+        f"{head.dashboard}/api/jobs/",
+        headers={"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"},
+    )
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except OSError:
+            assert time.monotonic() < deadline, "the head did not start"
+            time.sleep(0.3)
