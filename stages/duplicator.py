@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         """The candidate with one more, or why there is none."""
         seed, region = record.seed, record.region
         assert region.mask is not None
-        mentions = _mentions(seed, region)
+        mentions = _mentions(seed.chosen, region)
         counted = self._counted(seed, region, mentions)
         if isinstance(counted, Drop):
             return counted
@@ -101,6 +102,13 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     def _counted(
         self, seed: Seed, region: Region, mentions: Sequence[wording.Mention]
     ) -> wording.Mention | Drop:
+        if wording.speaks_of_several(seed.chosen, region.label, region.attributes):
+            return Drop(Reason.NO_COUNT_WORD, f'"{region.label}": the answer speaks of others')
+        if not wording.has_limits(region.label):
+            return Drop(Reason.NO_COUNT_WORD, f'"{region.label}" is nothing to count')
+        asked = [m for m in _mentions(seed.prompt, region) if m.number is not None or not m.plural]
+        if asked:
+            return Drop(Reason.NO_COUNT_WORD, f'the prompt itself says "{asked[0].noun.text}"')
         counted = wording.counted(seed.chosen, mentions)
         if isinstance(counted, str):
             return Drop(Reason.NO_COUNT_WORD, f'"{region.label}": {counted}')
@@ -112,6 +120,9 @@ class Duplicator(RecordStage[Segmented, Candidate]):
             for other in seed.regions
             if wording.refers_to(counted, other.label, other.attributes)
         ]
+        twice = any(a.box.iou(b.box) > 0.5 for a, b in itertools.combinations(present, 2))
+        if twice:
+            return Drop(Reason.COUNT_MISMATCH, f'two boxes of "{region.label}" may be of one thing')
         if len(present) != counted.number:
             return Drop(
                 Reason.COUNT_MISMATCH,
@@ -328,10 +339,10 @@ def _paste(
     return edited, pasted
 
 
-def _mentions(seed: Seed, region: Region) -> list[wording.Mention]:
+def _mentions(text: str, region: Region) -> list[wording.Mention]:
     return [
         mention
-        for mention in wording.find_mentions(seed.chosen, region.label)
+        for mention in wording.find_mentions(text, region.label)
         if wording.refers_to(mention, region.label, region.attributes)
     ]
 

@@ -44,8 +44,9 @@ class AnnotatedRegions(RecordStage[Seed, Grounded]):
     true."""
     unique: bool = True
     """Whether nothing but this region may be what the answer names. Refused are: another annotated
-    region with the same head noun and no other colour, and a bare plural ("its cubs") of which the
-    region may be one. False for counting, which needs several."""
+    region with the same head noun and no other colour, a plural ("its cubs", "two cubs") of which
+    the region may be one, several that the answer tells apart otherwise ("another dog"), and what
+    has no limits of its own ("grass"). False for counting, which needs several."""
     max_overlap: Annotated[float, Ge(0), Le(1)] = 0.3
     """Largest share of a region's box that one other annotated box may cover, since it may hide it.
     A box around nearly all of it (the table under a cup) hides nothing and is let pass."""
@@ -98,13 +99,19 @@ def _mention(seed: Seed, region: Region) -> Drop | None:
 
 
 def _rival(seed: Seed, region: Region) -> Drop | None:
+    head = wording.head_noun(region.label)
+    if not wording.has_limits(region.label):
+        return Drop(
+            Reason.AMBIGUOUS_REGION, f'"{region.label}" has no limits: the box may hold some of it'
+        )
     mentions = _mentions(seed.chosen, region)
-    one_of_them = mentions and all(m.plural and m.number is None for m in mentions)
-    if one_of_them and not wording.is_plural(wording.head_noun(region.label)):
+    if mentions and all(m.plural for m in mentions) and not wording.is_plural(head):
         return Drop(
             Reason.AMBIGUOUS_REGION,
             f'the answer speaks of "{mentions[0].noun.text}", the region is one of them',
         )
+    if wording.speaks_of_several(seed.chosen, region.label, region.attributes):
+        return Drop(Reason.AMBIGUOUS_REGION, f'the answer speaks of more than one "{region.label}"')
     for other in _others(seed, region):
         if _same_thing(mentions, region, other):
             return Drop(

@@ -57,7 +57,8 @@ class Inpainter(Stage[Segmented, Candidate]):
     fill in."""
     counterfactual: Literal["absence", "none"] = "absence"
     """The answer that is true of the new picture: "There is no red stool in the picture.", or none.
-    Also none where another annotated region fits the label."""
+    Also none where another annotated region fits the label, where the answer speaks of several, and
+    for parts and kinds of things ("wheel", "animal"), of which there may be more."""
 
     def backends(self) -> Sequence[Backend]:
         """The inpainter."""
@@ -124,9 +125,12 @@ class Inpainter(Stage[Segmented, Candidate]):
         )
 
     def _answer(self, record: Segmented) -> str | None:
-        """The sentence of absence, unless a second thing of that name would make it a lie."""
+        """The sentence of absence, unless what may still be there would make it a lie."""
         region = record.region
-        stays = any(_is_twin(other, region) for other in record.seed.regions)
+        others = [r for r in record.seed.regions if r.box != region.box]
+        stays = any(_is_twin(other, region) for other in others) or wording.may_stay(
+            record.seed.chosen, region.label, [other.label for other in others]
+        )
         return None if stays or self.counterfactual == "none" else absence(region.label)
 
 
@@ -153,7 +157,7 @@ def absence(label: str) -> str:
 
 def plain_label(label: str) -> str:
     """A label as it stands inside a sentence: lower case, one line, without article or number."""
-    words = " ".join(label.lower().split()).rstrip(".,;:!?")
+    words = " ".join(label.lower().split()).rstrip(".,;:!? ")
     return _LEADING.sub("", words) or words
 
 

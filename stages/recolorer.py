@@ -232,16 +232,53 @@ def _named_colors(seed: Seed, region: Region) -> dict[str, list[Span]] | Drop:
             if color.exact:
                 found.setdefault(color.name, []).append(color.span)
                 new[color.name] = new.get(color.name, 0) + mention.introduces
+    for other in seed.regions:
+        inside = region.box.intersection(other.box).area > 0.5 * other.box.area
+        if other.box == region.box or not inside:
+            continue
+        same = found.keys() & {n for m in _mentions(seed.chosen, other) for n in m.color_names}
+        if same:
+            return Drop(
+                Reason.AMBIGUOUS_REGION, f'the {min(same)} "{other.label}" would change as well'
+            )
     for name in list(found):
         if new[name] > 1:
             return Drop(Reason.AMBIGUOUS_REGION, f"the answer speaks of {new[name]} {name} ones")
         if name in {c.name for c in wording.pronoun_colors(seed.chosen)}:
             return Drop(Reason.NO_COLOR_WORD, f'"it is {name}": no rule says what "it" is')
+        if _said_elsewhere(seed.chosen, wording.head_noun(region.label), name, found[name]):
+            return Drop(Reason.NO_COLOR_WORD, f"{name} is also said of what no rule can tell")
         if any(name in m.color_names for m in _mentions(seed.prompt, region)):
             return Drop(Reason.NO_COLOR_WORD, f"the prompt itself says {name}")
     if not found:
         return Drop(Reason.NO_COLOR_WORD, f'the answer gives "{region.label}" no basic colour')
     return found
+
+
+def _said_elsewhere(text: str, noun: str, name: str, spans: Sequence[Span]) -> bool:
+    """Whether the colour stands elsewhere without another thing to go with: "car, painted red".
+
+    Parts ("its handle is red") are no other things: they change with the region.
+    """
+    tokens = wording.tokenize(text)
+    for color in wording.color_words(text):
+        if color.name != name or color.span in spans:
+            continue
+        behind = [t.lower for t in tokens if t.start >= color.span.end]
+        while len(behind) > 1 and behind[0] in {"and", ","} and wording.color_names(behind[1:2]):
+            behind = behind[2:]
+        after = behind[0] if behind else "."
+        before = [t for t in tokens if t.end <= color.span.start][-2:]
+        other = (
+            len(before) == 2
+            and before[1].lower in {"is", "are", "was", "were"}
+            and before[0].is_word
+            and not wording.same_noun(before[0].lower, noun)
+            and not wording.is_part(before[0].lower)
+        )
+        if wording.may_follow_noun(after) and not other:
+            return True
+    return False
 
 
 def _mentions(text: str, region: Region) -> list[wording.Mention]:

@@ -7,9 +7,12 @@ row. English only; a text in another language has no mentions, colours, counts o
 
 from stages.wording.colors import ColorWord, color_names, color_words
 from stages.wording.counts import counted, number_words, one_more, place_word
+from stages.wording.doubts import has_limits, is_part, may_stay, speaks_of_several
 from stages.wording.edits import replace_spans
-from stages.wording.mentions import Mention, find_mentions, label_colors, pronoun_colors, refers_to
+from stages.wording.lexicon import may_follow_noun
+from stages.wording.mentions import Mention, find_mentions, label_colors, negated, refers_to
 from stages.wording.nouns import head_noun, is_plural, label_words, plural_of, same_noun
+from stages.wording.predicates import is_subject, pronoun_colors
 from stages.wording.sides import OPPOSITE, SideReading, mirror_sides, read_sides, side_clause
 from stages.wording.tokens import Token, tokenize
 
@@ -23,11 +26,17 @@ __all__ = [
     "color_words",
     "counted",
     "find_mentions",
+    "has_limits",
     "head_noun",
+    "is_part",
     "is_plural",
+    "is_subject",
     "label_colors",
     "label_words",
+    "may_follow_noun",
+    "may_stay",
     "mirror_sides",
+    "negated",
     "number_words",
     "one_more",
     "place_word",
@@ -38,5 +47,6 @@ __all__ = [
     "replace_spans",
     "same_noun",
     "side_clause",
+    "speaks_of_several",
     "tokenize",
 ]

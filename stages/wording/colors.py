@@ -99,9 +99,10 @@ def color_at(tokens: Sequence[Token], index: int) -> ColorWord | None:
     start = tokens[index].start
     if index > 0 and tokens[index - 1].lower in _SHADES:
         start = tokens[index - 1].start
-    return ColorWord(
-        _SYNONYMS.get(name) or _NEAR[name], Span(start, tokens[index].end), name in _SYNONYMS
-    )
+    near = (tokens[i].lower for i in (index - 1, index + 1) if 0 <= i < len(tokens))
+    # "reddish brown" is one colour between two.
+    exact = name in _SYNONYMS and not any(word in _SYNONYMS or word in _NEAR for word in near)
+    return ColorWord(_SYNONYMS.get(name) or _NEAR[name], Span(start, tokens[index].end), exact)
 
 
 def color_words(text: str) -> tuple[ColorWord, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from schemas.records import Span
 from stages.wording import lexicon
+from stages.wording.colors import color_at
 from stages.wording.edits import replace_spans
 from stages.wording.mentions import NUMBERS, Mention
-from stages.wording.nouns import PLURAL_ONLY, plural_of
+from stages.wording.nouns import PLURAL_ONLY, plural_of, same_noun
+from stages.wording.predicates import is_subject
 from stages.wording.tokens import Token, tokenize
 
 MAX_COUNT = 12
@@ -28,9 +30,10 @@ def number_words(number: int, *, digits: bool = False) -> str:
 def counted(text: str, mentions: Sequence[Mention]) -> Mention | str:
     """The one mention that says how many there are, or in words why there is none to trust.
 
-    Trusted are a number word, digits, or "a" for one, right in the noun's phrase. Not trusted:
-    several numbers, "some", "both", "another", "a single", "two of the", and a phrase that only
-    says what something is ("it is a dog").
+    `mentions` are all of the noun, but for those of another colour or sort. Trusted are a number
+    word, digits, or "a" for one, right in the noun's phrase. Not trusted: several numbers, "some",
+    "both", "another", "a single", "two of the", a phrase that only says what something is ("it is a
+    dog"), and a text that goes on about one, or about each, or with verbs that no rule knows.
     """
     numbered = [m for m in mentions if m.number is not None]
     if not numbered:
@@ -55,17 +58,91 @@ def counted(text: str, mentions: Sequence[Mention]) -> Mention | str:
         return "it is named as what something is"
     if first > 0 and tokens[first - 1].lower == "as":
         return "it is named in a comparison"
-    return mention
+    if first > 0 and tokens[first - 1].lower in lexicon.SOLITARY | {"just", "exactly"}:
+        return "it is said to be alone"
+    return _goes_on(text, tokens, mentions, mention) or mention
+
+
+def _goes_on(
+    text: str, tokens: Sequence[Token], mentions: Sequence[Mention], mention: Mention
+) -> str | None:
+    """What else the text says that one more of the noun would make wrong; None for nothing."""
+    own = {t for m in mentions for t in (*m.modifiers, m.opener)}
+    for i, token in enumerate(tokens):
+        if token in own:
+            continue
+        alone = i + 1 == len(tokens) or lexicon.may_follow_number(tokens[i + 1].lower)
+        if token.lower in _SHARING or (token.lower in {"one", "two"} and alone):
+            return f'"{token.text}" speaks of some of them'
+    if mention.plural:
+        after = tokens[mention.index + 1 : mention.index + 3]
+        listed = len(after) == 2 and after[0].text in {",", ":"} and _opens(after[1])
+        return "they may be named one by one" if listed else None
+    if mention.opener is not None and mention.opener.lower in lexicon.ARTICLES:
+        if tokens[0].lower in {"yes", "no"}:
+            return "an answer of yes or no is as true of two"
+        if text.rstrip().endswith("?"):
+            return "it is asked for"
+    edits = _edits(tokens, mentions, mention)
+    for token in tokens[mention.index + 1 :]:
+        if token.lower in _SINGULAR_PRONOUNS and _span(token) not in edits:
+            return f'"{token.text}" may stand for it'
+    for each in mentions:
+        wrong = _singular_verb(tokens, each, edits)
+        if wrong is not None:
+            return f'it may be the subject of "{wrong}"'
+    return None
+
+
+def _opens(token: Token) -> bool:
+    return token.lower in lexicon.DETERMINERS | NUMBERS.keys()
+
+
+def _singular_verb(
+    tokens: Sequence[Token], mention: Mention, edits: Mapping[Span, str]
+) -> str | None:
+    """A word behind the noun that may be a verb in its singular and stays so."""
+    if not is_subject(tokens, _first_index(tokens, mention)):
+        return None
+    found = False
+    for i in range(mention.index + 1, len(tokens)):
+        before, word = tokens[i - 1].lower, tokens[i].lower
+        clause = found and before in {"and", ",", "but"} and (_opens(tokens[i]) or word == "there")
+        if tokens[i].text in ".!?;:" or word in _SUBORDINATORS or clause:
+            return None
+        if _span(tokens[i]) in edits:
+            found = True
+        elif word in lexicon.BASE_OF_VERB:
+            if before not in lexicon.RELATIVES:
+                return tokens[i].text
+        elif before in {"and", "but", ","} or not found:
+            # Any word in "s" without a word in front that makes it a noun: "and sings".
+            ending = word.endswith("s") and not word.endswith(("ss", "'s", "us")) and len(word) > 3
+            noun = _opens(tokens[i - 1]) or before in lexicon.ADJECTIVES | lexicon.PREPOSITIONS
+            if ending and not noun and color_at(tokens, i - 1) is None:
+                return tokens[i].text
+    return None
+
+
+_SHARING = lexicon.word_set("each both other others another ones together latter former")
+_SINGULAR_PRONOUNS = lexicon.word_set(
+    "it he she him her his hers its itself himself herself this that's it's he's she's it’s he’s "
+    "she’s"
+)
+_SUBORDINATORS = lexicon.word_set("while when as because where although though whereas")
 
 
 def place_word(text: str, mention: Mention) -> str | None:
-    """The word that ties the noun to one place, where a copy elsewhere would not be; or None.
+    """The word that ties the noun to one place or thing, where a copy elsewhere is not; or None.
 
-    Any word of position or of nearness in the noun's sentence ("next to", "in the middle"), and in
-    front of the noun a word for what somebody does with it ("holding", "riding").
+    In the noun's sentence: any word of position or of nearness ("next to", "in the middle"); a
+    preposition or a verb of which the noun is the object ("a vase with two flowers"); behind the
+    noun a preposition of place, unless with a ground that a copy has under it as well ("on the
+    grass", not "in the vase"), and a verb with an object, which the copy would lack ("holds a").
     """
     tokens = tokenize(text)
-    first, last = mention.index, mention.index
+    start, end = _first_index(tokens, mention), mention.index + 1
+    first, last = start, mention.index
     while first > 0 and tokens[first - 1].text not in ".!?;":
         first -= 1
     while last + 1 < len(tokens) and tokens[last + 1].text not in ".!?;":
@@ -74,7 +151,76 @@ def place_word(text: str, mention: Mention) -> str | None:
         word = tokens[i].lower
         if word in lexicon.PLACE_WORDS or (i < mention.index and word in lexicon.HANDLING_WORDS):
             return tokens[i].text
+    if start > first and _governs(tokens, start - 1):
+        return tokens[start - 1].text
+    for i in range(end, last + 1):
+        if start > first and tokens[start - 1].lower == "of" and _finite(tokens[i]):
+            return tokens[start - 1].text  # "a picture of a cat hangs": the cat is inside it
+        if _ties(tokens, i):
+            return tokens[i].text
     return None
+
+
+def _finite(token: Token) -> bool:
+    return token.lower in lexicon.BASE_OF_VERB
+
+
+def _governs(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the noun behind tokens[index] is what something else is with, in, at or doing."""
+    word = tokens[index].lower
+    if word == "of":
+        # "a photo of two dogs", "a group of two dogs"; not "a vase of two flowers".
+        whole = tokens[index - 1].lower if index > 0 else ""
+        return whole not in lexicon.PICTURE | {"group", "total", "herd", "flock"}
+    if word in lexicon.PREPOSITIONS:
+        return True
+    if word in lexicon.COPULAS | _SHOWING | _INVERTED:
+        return False
+    return word in lexicon.VERBS or lexicon.is_participle(word)
+
+
+def _ties(tokens: Sequence[Token], index: int) -> bool:
+    """Whether tokens[index], behind a noun, ties it to a thing."""
+    word = tokens[index].lower
+    if word in lexicon.PREPOSITIONS - _NO_PLACE:
+        return not _ground(tokens, index + 1)
+    if index + 1 == len(tokens) or word in lexicon.AUXILIARIES | _OWN:
+        return False
+    after = tokens[index + 1]
+    verb = word in lexicon.VERBS or lexicon.is_participle(word)
+    if verb and (_opens(after) or after.lower in lexicon.QUANTIFIERS):
+        return True
+    free = lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS
+    return word in lexicon.HANDLING_WORDS and after.is_word and after.lower not in free
+
+
+def _ground(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the phrase at tokens[index] ends in a ground, a garment or a colour."""
+    last = index
+    while last < len(tokens) and tokens[last].is_word and not _ends_phrase(tokens, last, index):
+        last += 1
+    if last == index:
+        return False
+    if color_at(tokens, index) is not None and last == index + 1:
+        return True
+    head = tokens[last - 1].lower
+    return any(same_noun(head, ground) for ground in lexicon.GROUNDS | lexicon.CLOTHES)
+
+
+def _ends_phrase(tokens: Sequence[Token], index: int, first: int) -> bool:
+    word = tokens[index].lower
+    closed = lexicon.PREPOSITIONS | lexicon.CONJUNCTIONS | lexicon.AUXILIARIES | lexicon.RELATIVES
+    if word in closed:
+        return True
+    return index > first + 1 and (word in lexicon.VERBS or lexicon.is_participle(word))
+
+
+_SHOWING = lexicon.word_set(
+    "shows show showing features feature featuring depicts depicting contains containing includes "
+    "including captures capturing displays displaying"
+)
+_NO_PLACE = lexicon.word_set("of with without about as like during for until via")
+_OWN = lexicon.word_set("wear wears wearing worn made")
 
 
 def one_more(text: str, mentions: Sequence[Mention], mention: Mention) -> str:
@@ -84,9 +230,14 @@ def one_more(text: str, mentions: Sequence[Mention], mention: Mention) -> str:
     as its predicate ("a dog in the grass is" to "two dogs in the grass are"), "there is", and an
     "its" in the same sentence when the noun opens the sentence.
     """
+    return replace_spans(text, _edits(tokenize(text), mentions, mention).items())
+
+
+def _edits(
+    tokens: Sequence[Token], mentions: Sequence[Mention], mention: Mention
+) -> dict[Span, str]:
     assert mention.opener is not None
     assert mention.number is not None
-    tokens = tokenize(text)
     digits = mention.opener.lower.isdecimal()
     edits = {_span(mention.opener): number_words(mention.number + 1, digits=digits)}
     if not mention.plural:
@@ -97,7 +248,7 @@ def one_more(text: str, mentions: Sequence[Mention], mention: Mention) -> str:
         edits |= _plural_before(tokens, first)
         if first == 0 or tokens[first - 1].text in ".!?" or _existential(tokens, first):
             edits |= _plural_possessives(tokens, mention.index)
-    return replace_spans(text, edits.items())
+    return edits
 
 
 def _first_index(tokens: Sequence[Token], mention: Mention) -> int:
@@ -126,6 +277,8 @@ def _plural_verb(tokens: Sequence[Token], mention: Mention) -> dict[Span, str]:
         index = mention.index + 1
         if index < len(tokens) and tokens[index].lower in {"that", "which", "who"}:
             index += 1
+        elif not is_subject(tokens, _first_index(tokens, mention)):
+            return {}
     if index >= len(tokens) or tokens[index].lower not in lexicon.BASE_OF_VERB:
         return {}
     return {_span(tokens[index]): lexicon.BASE_OF_VERB[tokens[index].lower]}

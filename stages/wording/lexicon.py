@@ -18,7 +18,9 @@ QUANTIFIERS = word_set(
 )
 """Words in front of a noun that make its number, or which one is meant, unclear."""
 
-NEGATIONS = word_set("no not without never neither nor isn't aren't wasn't weren't lacks lacking")
+NEGATIONS = word_set(
+    "no not without never neither nor isn't aren't wasn't weren't lacks lacking nobody nothing"
+)
 
 PREPOSITIONS = word_set(
     "about above across after against along alongside amid among around as at atop before "
@@ -112,8 +114,13 @@ def may_follow_noun(word: str) -> bool:
         or word in PRONOUNS | VERBS | _PAST | _POSTPOSED
         or is_participle(word)
         or word.endswith("ly")
-        or (word[:1].isdigit())
+        or not word[:1].isalpha()
     )
+
+
+def may_follow_number(word: str) -> bool:
+    """Whether a number in front of the word stands alone: "one is", not "one round table"."""
+    return may_follow_noun(word) and word not in ADJECTIVES and not word.endswith("ing")
 
 
 ADJECTIVES = word_set(
@@ -155,14 +162,17 @@ COLOR_NAMES_OF_KINDS = {
     "card": word_set("red yellow green"),
     "cabbage": word_set("red white"),
     "coffee": word_set("black white"),
+    "chocolate": word_set("white"),
     "deer": word_set("red white"),
+    "juice": word_set("orange"),
+    "sugar": word_set("brown white"),
     "eye": word_set("black red"),
     "fox": word_set("red gray"),
     "heron": word_set("gray blue"),
     "jay": word_set("blue"),
     "light": word_set("red green yellow"),
     "meat": word_set("red white"),
-    "onion": word_set("red white green"),
+    "onion": word_set("red white green purple yellow"),
     "panda": word_set("red"),
     "pepper": word_set("black white red green yellow"),
     "rice": word_set("white brown"),
@@ -188,3 +198,63 @@ HANDLING_WORDS = word_set(
     "swinging swings has have had having"
 )
 """Words that make what stands behind them the thing somebody is busy with."""
+
+OTHER_SORTS = {
+    "bear": word_set("teddy gummy"),
+    "bears": word_set("teddy gummy"),
+    "dog": word_set("hot"),
+    "dogs": word_set("hot"),
+    "fish": word_set("star jelly"),
+    "horse": word_set("rocking"),
+    "light": word_set("traffic"),
+    "lights": word_set("traffic"),
+    "lion": word_set("sea"),
+    "lions": word_set("sea"),
+    "mouse": word_set("computer wireless"),
+}
+"""Words with which a noun names something else: a hot dog is no dog."""
+
+STUFF = word_set(
+    "sky grass ground floor water sand snow dirt mud gravel ice wall street road pavement sidewalk "
+    "sea ocean lake river beach shore field meadow lawn air forest slope hill hillside pasture "
+    "ceiling foliage greenery vegetation background foreground scenery light shadow reflection "
+    "weather track tracks path trail court savanna desert park parking"
+)
+"""Nouns of what has no limits of its own: a box around some of it leaves the rest."""
+
+PICTURE = word_set("picture image photo photograph scene view screenshot")
+"""Nouns that may mean the whole picture."""
+
+GROUNDS = STUFF | PICTURE | word_set("camera stone cloth carpet yard city town woods kitchen room")
+"""What a copy at a place that looks alike stands on or in as well."""
+
+CLOTHES = word_set(
+    "shirt suit dress jacket hat cap helmet uniform coat jersey shorts pants jeans outfit clothes "
+    "vest sweater gear apron costume robe"
+)
+"""What a copy of somebody wears as well."""
+
+PARTS = word_set(
+    "arm beak bumper button collar corner door ear edge engine eye face finger fin foot fur hair "
+    "hand handle hair head headlight hoof horn knee lap leg letter lid lip mane mouth neck nose "
+    "paw pocket rim roof screen seat shoulder side sleeve spoke stem stripe tail tile tire toe "
+    "tooth top trunk tusk wheel window windshield wing"
+)
+"""Parts of things, of which there are others that nobody annotates."""
+
+GENERIC = word_set(
+    "animal appliance building clothing clothes device electronics food fruit furniture item "
+    "object plant structure thing toy vegetable vehicle"
+)
+"""Nouns that fit things annotated under another name."""
+
+KIN = word_set(
+    "mother father parent parents sibling siblings brother sister friend companion mate twin herd "
+    "flock pack litter"
+)
+"""Words that may mean another one of the same kind: "a baby elephant and its mother"."""
+
+MALE = word_set("man boy guy gentleman groom")
+FEMALE = word_set("woman girl lady bride")
+ADULTS = word_set("man guy gentleman groom woman lady bride adult")
+CHILDREN = word_set("boy girl child kid baby toddler")

@@ -15,6 +15,7 @@ from schemas.records import Span
 from stages.wording import lexicon
 from stages.wording.colors import ColorWord, color_at, color_names, is_shade
 from stages.wording.nouns import head_noun, is_plural, label_words, same_noun
+from stages.wording.predicates import predicate_colors, predicate_of
 from stages.wording.tokens import Token, tokenize
 
 NUMBERS = {
@@ -34,7 +35,6 @@ _HEDGES = lexicon.word_set(
     "maybe perhaps between number"
 )
 _MAX_MODIFIERS = 6
-_MAX_PREDICATE_WORDS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,9 @@ class Mention:
     """The colours the text gives to the noun, in its phrase or its predicate, in order."""
     partitive: bool
     """Whether it is the whole of which some are meant: "two of the dogs", "most of the dogs"."""
+    shared: bool
+    """Whether another noun may share its opener or colours ("a red shirt and tie"), or it those of
+    one left out ("a red and a blue kite")."""
     predicate: int | None
     """Index of the "is", "are" ... of which the noun is the subject, where it was found."""
 
@@ -79,11 +82,11 @@ class Mention:
 
     @property
     def vague(self) -> bool:
-        """Whether a quantifier hides how many or which: "some dogs", "two of the dogs"."""
+        """Whether it hides how many or which: "some dogs", "two of the dogs", "a shirt and tie"."""
         words = {token.lower for token in self.modifiers}
         if self.opener is not None:
             words.add(self.opener.lower)
-        return self.partitive or bool(words & lexicon.QUANTIFIERS)
+        return self.partitive or self.shared or bool(words & lexicon.QUANTIFIERS)
 
 
 @lru_cache(maxsize=1024)
@@ -91,7 +94,7 @@ def find_mentions(text: str, label: str) -> tuple[Mention, ...]:
     """All mentions of the head noun of `label` in `text`, in order, whatever their number or case.
 
     Left out are matches inside other words, the noun in front of another ("dog bowl" for "dog"),
-    and what the text denies ("no dog", "without a dog") or compares with ("like a dog").
+    and what the text denies ("no dog", "is not holding a dog") or compares with ("like a dog").
     """
     head = head_noun(label)
     if not head:
@@ -117,7 +120,8 @@ def refers_to(mention: Mention, label: str, attributes: Iterable[str] = ()) -> b
     """Whether a mention can mean a region with this label and these attributes.
 
     The head noun agrees, and the colours do not contradict each other: "a tall red stool" cannot
-    mean the "yellow stool". "Another stool" and "the other stools" mean something else.
+    mean the "yellow stool". "Another stool" and "the other stools" mean something else, and so does
+    a "hot dog" for a "dog".
     """
     if not same_noun(mention.noun.lower, head_noun(label)):
         return False
@@ -125,18 +129,11 @@ def refers_to(mention: Mention, label: str, attributes: Iterable[str] = ()) -> b
         return False
     if any(token.lower == "other" for token in mention.modifiers):
         return False
+    sorts = lexicon.OTHER_SORTS.get(mention.noun.lower, frozenset())
+    if sorts & {token.lower for token in mention.modifiers} != sorts & set(label_words(label)):
+        return False
     own = label_colors(label, attributes)
     return not own or not mention.colors or bool(own & mention.color_names)
-
-
-def pronoun_colors(text: str) -> tuple[ColorWord, ...]:
-    """The colours a text gives by a pronoun ("it is red"), whatever that stands for."""
-    tokens = tokenize(text)
-    found: tuple[ColorWord, ...] = ()
-    for index in range(1, len(tokens)):
-        if tokens[index].lower in _COPULAS and tokens[index - 1].lower in lexicon.PRONOUNS:
-            found += _predicate_colors(tokens, index + 1)
-    return found
 
 
 def _heads_its_phrase(tokens: Sequence[Token], index: int) -> bool:
@@ -158,12 +155,12 @@ def _read(tokens: Sequence[Token], index: int, own_words: frozenset[str]) -> Men
     plural = is_plural(noun.lower)
     modifiers = tuple(t for t in tokens[first:index] if t.is_word and t.lower not in {"and", "or"})
     colors = _phrase_colors(tokens, first, index, own_words)
-    predicate = _predicate(tokens, index)
+    predicate = predicate_of(tokens, before + 1, index)
     if predicate is not None:
-        colors += _predicate_colors(tokens, predicate + 1)
+        colors += predicate_colors(tokens, predicate + 1)
     if own_words & lexicon.PEOPLE and noun.lower not in own_words - lexicon.PEOPLE:
         colors = ()
-    colors = _without_kinds(noun.lower, colors)
+    colors = _without_names(tokens, index, _without_kinds(noun.lower, colors))
     return Mention(
         index=index,
         noun=noun,
@@ -173,6 +170,7 @@ def _read(tokens: Sequence[Token], index: int, own_words: frozenset[str]) -> Men
         modifiers=modifiers,
         colors=colors,
         partitive=_partitive(tokens, before, opener),
+        shared=_shared(tokens, before + 1, index),
         predicate=predicate,
     )
 
@@ -235,8 +233,56 @@ def _denied(tokens: Sequence[Token], before: int, opener: Token | None) -> bool:
         return True
     if before < 0:
         return False
-    word = tokens[before].lower
-    return word in lexicon.NEGATIONS or word in {"like", "resembling", "resembles"}
+    if tokens[before].lower in {"like", "resembling", "resembles"}:
+        return True
+    return negated(tokens, before + 1, listed=opener is None)
+
+
+def negated(tokens: Sequence[Token], first: int, *, listed: bool = False) -> bool:
+    """Whether a "not" or "no" in front of tokens[first] may reach it: "is not wearing a red hat".
+
+    A stop, "but", "and", "while" and the comma behind a "No," end its reach; a comma does too,
+    unless "or" follows or (`listed`) the phrase goes on with a list: "no dogs, cats".
+    """
+    acts = False
+    for i in range(first - 1, -1, -1):
+        word = tokens[i].lower
+        if word in {"without", "lacking"} and acts:
+            return False  # "a man without a hat rides a red bike"
+        acts = acts or word in lexicon.BASE_OF_VERB
+        if word in lexicon.NEGATIONS or word.endswith(("n't", "n’t")) or word == "cannot":
+            return True
+        if word in _END_OF_DENIAL or tokens[i].text in ".!?;:":
+            return False
+        if word == "," and tokens[i + 1].lower not in {"or", "nor"}:
+            answer = i > 0 and tokens[i - 1].lower == "no"
+            listing = listed and tokens[first - 1].lower in {",", "or", "nor"}
+            words = {token.lower for token in tokens[i + 1 : first]}
+            if answer or not listing or words & (lexicon.VERBS | _CLOSED - {"or", "nor"}):
+                return False
+    return False
+
+
+_SIZES = lexicon.word_set("big large little long old short small tall young")
+_END_OF_DENIAL = lexicon.word_set("but and while only although though because where when")
+
+
+def _shared(tokens: Sequence[Token], first: int, index: int) -> bool:
+    """Whether the phrase from `first` to its noun at `index` is joined with one cut short."""
+    joints = {"and", "or", "&"}
+    if index + 2 < len(tokens) and tokens[index + 1].lower in joints:
+        after = tokens[index + 2]
+        word = after.lower
+        own = word in NUMBERS or word in _OPENERS or word.endswith(("'s", "’s"))
+        if after.is_word and not own and color_at(tokens, index + 2) is None:
+            return not lexicon.may_follow_noun(word)
+    if first < 3 or tokens[first - 1].lower not in joints:
+        return False
+    i = first - 2
+    # Not any adjective: "a square and a red cup" leaves nothing out.
+    while i > 0 and (color_at(tokens, i) is not None or tokens[i].lower in _SIZES):
+        i -= 1
+    return i < first - 2 and tokens[i].lower in _OPENERS | NUMBERS.keys()
 
 
 def _partitive(tokens: Sequence[Token], before: int, opener: Token | None) -> bool:
@@ -287,75 +333,21 @@ def _phrase_colors(
     return tuple(found)
 
 
-def _predicate(tokens: Sequence[Token], index: int) -> int | None:
-    """Index of the copula whose subject is the noun at `index`.
-
-    Right behind it ("the stool is"), behind "that" or "which", or behind phrases that only place it
-    ("the stool in the corner is"); a comma, a conjunction or another verb on the way ends it.
-    """
-    i = index + 1
-    if i < len(tokens) and tokens[i].lower in {"that", "which"}:
-        i += 1
-        return i if i < len(tokens) and tokens[i].lower in _COPULAS else None
-    if i < len(tokens) and tokens[i].lower in _COPULAS:
-        return i
-    if i >= len(tokens) or tokens[i].lower not in lexicon.PREPOSITIONS:
-        return None
-    for j in range(i + 1, min(len(tokens), i + _MAX_PREDICATE_WORDS)):
-        word = tokens[j].lower
-        if word in _COPULAS:
-            return j
-        if not tokens[j].is_word or word in lexicon.CONJUNCTIONS | lexicon.RELATIVES:
-            return None
-        if word in lexicon.VERBS or word in lexicon.AUXILIARIES or lexicon.is_participle(word):
-            return None
-    return None
-
-
-_COPULAS = lexicon.word_set("is are was were looks look appears appear")
-_ADVERBS = lexicon.word_set(
-    "also all both mostly mainly completely entirely very painted colored coloured a shade of "
-    "bright solid"
-)
-
-
-def _predicate_colors(tokens: Sequence[Token], start: int) -> tuple[ColorWord, ...]:
-    """The colours at tokens[start] on: "red", "brown and white", "painted dark blue"."""
-    i = start
-    while i < len(tokens) and (tokens[i].lower in _ADVERBS or is_shade(tokens[i].lower)):
-        if tokens[i].lower == "a" and (i + 1 >= len(tokens) or tokens[i + 1].lower != "shade"):
-            return ()  # "is a red car"
-        i += 1
-    found: list[ColorWord] = []
-    while i < len(tokens):
-        color = color_at(tokens, i)
-        if color is None:
-            break
-        found.append(color)
-        i += 1
-        joint = i
-        while i < len(tokens) and tokens[i].lower in {",", "and", "or"}:
-            i += 1
-        if i == joint or i >= len(tokens) or not _starts_color(tokens, i):
-            i = joint
-            break
-        if is_shade(tokens[i].lower) and color_at(tokens, i) is None:
-            i += 1
-    if found and i < len(tokens) and tokens[i].is_word:
-        after = tokens[i].lower
-        if not lexicon.may_follow_noun(after):
-            return ()  # "is red wood", "is white haired"
-    return tuple(found)
-
-
-def _starts_color(tokens: Sequence[Token], index: int) -> bool:
-    if color_at(tokens, index) is not None:
-        # "is red and white clouds ...": the colour belongs to what follows.
-        after = tokens[index + 1].lower if index + 1 < len(tokens) else "."
-        return not after[0].isalpha() or lexicon.may_follow_noun(after)
-    return is_shade(tokens[index].lower) and (
-        index + 1 < len(tokens) and color_at(tokens, index + 1) is not None
-    )
+def _without_names(
+    tokens: Sequence[Token], index: int, colors: tuple[ColorWord, ...]
+) -> tuple[ColorWord, ...]:
+    """The colours that are not part of a name: "the White House"."""
+    if not tokens[index].text[0].isupper():
+        return colors
+    names = {
+        word.start
+        for i, word in enumerate(tokens[:index])
+        if i > 0
+        and tokens[i - 1].text not in ".!?:"
+        and word.text[0].isupper()
+        and not word.text.isupper()
+    }
+    return tuple(color for color in colors if color.span.start not in names)
 
 
 def _without_kinds(noun: str, colors: tuple[ColorWord, ...]) -> tuple[ColorWord, ...]:

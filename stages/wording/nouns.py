@@ -89,4 +89,6 @@ def label_words(label: str) -> tuple[str, ...]:
             break
         if token.is_word and word not in lexicon.DETERMINERS:
             found.append(word.removesuffix("'s").removesuffix("’s"))
+    while len(found) > 1 and found[-1].isdecimal():
+        found.pop()  # "dog 1" is the first of the dogs
     return tuple(found)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from schemas.records import Span
 from stages.wording import lexicon
 from stages.wording.edits import replace_spans
+from stages.wording.mentions import negated
 from stages.wording.tokens import Token, tokenize
 
 _OPPOSITE = {
@@ -45,7 +46,8 @@ _NOT_RIGHT = lexicon.word_set(
 )
 _DOUBTFUL = re.compile(
     r"\b(?:anti|counter)?-?clockwise\b|o['’]clock|\b(?:reads?|says|saying|reading|labell?ed|"
-    r"spells?|written|letters?|words?|text|logo)\b|[\"“”]",
+    r"spells?|written|letters?|words?|text|logo|clocks?|"
+    r"numbers?|numbered|digits?|maps?)\b|\b(?:left|right)-?(?:handed|hander|footed)\b|[\"“”]",
     re.IGNORECASE,
 )
 
@@ -65,7 +67,8 @@ def read_sides(text: str) -> SideReading:
 
     Not sides: "right now", "right next to", "has left", "left behind", "all right". In doubt, and
     so not to be mirrored: a "left" or "right" that no rule places; "left and right" of one thing,
-    which the mirror leaves true; turning clockwise and written words, which it changes otherwise.
+    which the mirror leaves true; what is denied of a side; turning clockwise, left-handed people,
+    clocks and writing, which it changes otherwise.
     """
     tokens = tokenize(text)
     sides: list[Token] = []
@@ -150,6 +153,10 @@ def _doubt(text: str, tokens: Sequence[Token], sides: Sequence[Token]) -> str | 
         joint = [w for w in between if w not in {"the", "on", "at", "to", "its", "his", "her"}]
         if OPPOSITE[a.lower] == b.lower and joint and set(joint) <= {"and", "or", "&", "/", ","}:
             return f'"{text[a.start : b.end]}" is as true in the mirror'
+    for side in sides:
+        index = next(i for i, token in enumerate(tokens) if token.start == side.start)
+        if negated(tokens, index):
+            return f'"{side.text}" is denied, which may hold of both'
     said = [(s.lower, _content(side_clause(text, s))) for s in sides]
     for word, content in said:
         if (OPPOSITE[word], content) in said:

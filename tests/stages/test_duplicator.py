@@ -9,7 +9,16 @@ from stages.pixels import decode, encode_jpeg
 HEIGHT, WIDTH = 120, 240
 
 
-def scene(chosen="A dog stands on the grass.", boxes=((40, 50, 70, 90),), wall=None, seed_id="s"):
+TWICE = ((40, 50, 70, 90), (41, 52, 71, 90))
+
+
+def scene(
+    chosen="A dog stands on the grass.",
+    boxes=((40, 50, 70, 90),),
+    wall=None,
+    seed_id="s",
+    prompt="What?",
+):
     """Dogs (brown ellipses) on grass under a sky; `wall` is a stretch of another ground."""
     draw = np.random.default_rng(1)
     pixels = np.empty((HEIGHT, WIDTH, 3))
@@ -28,7 +37,7 @@ def scene(chosen="A dog stands on the grass.", boxes=((40, 50, 70, 90),), wall=N
         pixels[masks[-1] & (across < 0)] = (160, 100, 60)
     image = encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8))
     regions = tuple(Region("dog", Box(*map(float, box))) for box in boxes)
-    seed = Seed(seed_id, 0, image, WIDTH, HEIGHT, "What?", chosen, None, regions, "test", None)
+    seed = Seed(seed_id, 0, image, WIDTH, HEIGHT, prompt, chosen, None, regions, "test", None)
     return Segmented(seed, Region("dog", regions[0].box, Mask.from_array(masks[0])))
 
 
@@ -100,6 +109,9 @@ def test_numbers_go_up_and_other_dogs_are_left_free():
         (scene("The dog stands."), Reason.NO_COUNT_WORD),
         (scene("Some dogs stand."), Reason.NO_COUNT_WORD),
         (scene("Two dogs stand."), Reason.COUNT_MISMATCH),
+        (scene("Two dogs stand.", TWICE), Reason.COUNT_MISMATCH),
+        (scene("A dog sees another dog."), Reason.NO_COUNT_WORD),
+        (scene("A dog stands.", prompt="What does the dog do?"), Reason.NO_COUNT_WORD),
         (scene("A dog stands on the left."), Reason.NO_FREE_PLACE),
         (scene("A dog stands next to a tree."), Reason.NO_FREE_PLACE),
         (scene(boxes=((-15, 50, 15, 90),)), Reason.BAD_SEGMENTATION),

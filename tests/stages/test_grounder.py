@@ -55,6 +55,33 @@ def test_one_of_a_bare_plural_is_ambiguous_unless_several_are_wanted():
     assert labels(AnnotatedRegions(unique=False), chosen, one) == ["bear cub"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "label", "reason"),
+    [
+        ("Two dogs run.", "dog", Reason.AMBIGUOUS_REGION),
+        ("A dog plays with another dog.", "dog", Reason.AMBIGUOUS_REGION),
+        ("A brown dog and a white dog play.", "dog", Reason.AMBIGUOUS_REGION),
+        ("A dog lies on green grass.", "grass", Reason.AMBIGUOUS_REGION),
+        ("The picture shows a dog.", "picture", Reason.AMBIGUOUS_REGION),
+        ("A hot dog lies on a plate.", "dog", Reason.NOT_IN_ANSWER),
+        ("The dog is not wearing a red collar.", "collar", Reason.NOT_IN_ANSWER),
+        ("No, there are no cats, dogs, or birds.", "dog", Reason.NOT_IN_ANSWER),
+        ("Neither the dog nor the cat moves.", "cat", Reason.NOT_IN_ANSWER),
+    ],
+)
+def test_a_change_of_one_region_must_make_the_answer_false(chosen, label, reason):
+    assert labels(AnnotatedRegions(), chosen, region(label)) == reason
+
+
+def test_a_denial_ends_with_its_clause():
+    for chosen in ("No, the dog sleeps.", "There is no cat, but a dog.", "No cats. A dog sleeps."):
+        assert labels(AnnotatedRegions(), chosen, region("dog")) == ["dog"]
+    chosen = "A man without a hat rides a bike."
+    assert labels(AnnotatedRegions(), chosen, region("bike")) == ["bike"]
+    chosen = "A red cup is here. The other cup is blue."
+    assert labels(AnnotatedRegions(), chosen, region("red cup")) == ["red cup"]
+
+
 def test_what_is_not_mentioned_can_be_asked_for():
     assert labels(AnnotatedRegions(mentioned=False), "A rug.", region("dog")) == ["dog"]
 

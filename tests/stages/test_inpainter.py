@@ -293,6 +293,15 @@ def test_absence_is_not_claimed_of_what_is_still_there(other, box, told):
     assert (candidate.counterfactual is not None) is told
 
 
+@pytest.mark.parametrize("label", ["front wheel", "animal", "stool 3", "girl's stool"])
+def test_absence_is_not_claimed_of_what_has_others_unseen(label):
+    pixels, _, mask = scene(1)
+    one = record(pixels, mask)
+    region = Region(label, one.region.box, one.region.mask)
+    ((candidate,),) = Inpainter(TeleaFill()).process([Segmented(one.seed, region)])
+    assert candidate.counterfactual is None
+
+
 def test_counterfactual_can_be_left_out():
     pixels, _, mask = scene(1)
     stage = Inpainter(TeleaFill(), counterfactual="none")

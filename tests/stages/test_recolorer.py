@@ -73,11 +73,11 @@ def test_nothing_outside_the_mask_changes():
 
 
 def test_all_mentions_are_swapped_and_others_left():
-    chosen = "An red cup stands in front of a yellow bowl. The red cup is full, the roof is red."
+    chosen = "An red cup stands in front of a yellow bowl. The red cup is full, the wall is red."
     (candidate,) = Recolorer().process_one(scene(chosen=chosen))
     target = candidate.params["color"]
     assert candidate.counterfactual.count(target) == 2
-    assert candidate.counterfactual.endswith("the roof is red.")
+    assert candidate.counterfactual.endswith("the wall is red.")
     assert target != "yellow"
     assert candidate.counterfactual.startswith("An " if target == "orange" else "A ")
 
@@ -89,6 +89,13 @@ def test_all_mentions_are_swapped_and_others_left():
         ({"chosen": "A man in a red hat holds a cup.", "label": "man"}, Reason.NO_COLOR_WORD),
         ({"chosen": "A maroon cup stands."}, Reason.NO_COLOR_WORD),
         ({"chosen": "A red cup stands. It is red."}, Reason.NO_COLOR_WORD),
+        ({"chosen": "A red cup, painted red, stands."}, Reason.NO_COLOR_WORD),
+        ({"chosen": "A red cup stands, its handle is red."}, Reason.NO_COLOR_WORD),
+        ({"chosen": "Is the cup red? Yes, the cup is red."}, Reason.NO_COLOR_WORD),
+        ({"chosen": "There is no red cup."}, Reason.NO_COLOR_WORD),
+        ({"chosen": "The wheel of the cup is red."}, Reason.NO_COLOR_WORD),
+        ({"chosen": "A red cup and plate stand."}, Reason.AMBIGUOUS_REGION),
+        ({"chosen": "The Red Cup is a tall cup."}, Reason.NO_COLOR_WORD),
         ({"prompt": "What is the red cup on?"}, Reason.NO_COLOR_WORD),
         ({"chosen": "Two red cups stand."}, Reason.AMBIGUOUS_REGION),
         ({"chosen": "A red cup and a red cup stand."}, Reason.AMBIGUOUS_REGION),
@@ -103,6 +110,27 @@ def test_all_mentions_are_swapped_and_others_left():
 )
 def test_what_would_not_be_honest_is_dropped(changes, expected):
     assert reason(Recolorer().process_one(scene(**changes))) == expected
+
+
+def test_the_same_color_of_another_thing_stays():
+    chosen = "A red and white dog lies under a red cup."
+    (candidate,) = Recolorer().process_one(scene(chosen=chosen))
+    assert candidate.counterfactual.startswith("A red and white dog lies under a")
+    assert not candidate.counterfactual.endswith("red cup.")
+
+
+@pytest.mark.parametrize(
+    ("box", "word", "dropped"),
+    [
+        (Box(40, 30, 80, 60), "red", True),
+        (Box(40, 30, 80, 60), "blue", False),
+        (Box(0, 0, 30, 90), "red", False),
+    ],
+)
+def test_a_thing_of_the_same_color_on_it_would_change_too(box, word, dropped):
+    chosen = f"A red cup has a {word} logo."
+    outcome = Recolorer().process_one(scene(chosen=chosen, others=(Region("logo", box),)))
+    assert (reason(outcome) == Reason.AMBIGUOUS_REGION) is dropped
 
 
 def test_another_cup_of_another_color_does_not_matter():

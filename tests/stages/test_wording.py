@@ -76,6 +76,12 @@ def test_head_noun(label, head):
         ("A wooden pier leads out.", "pier", ["A wooden pier"]),
         ("Two buses, one bus", "bus", ["Two buses", "one bus"]),
         ("The glasses and glass", "glass", ["The glasses", "glass"]),
+        ("A hot dog and a dog", "dog", ["a dog"]),
+        ("A hot dog and a dog", "hot dog", ["A hot dog"]),
+        ("A dog runs.", "dog 1", ["A dog"]),
+        ("The dog isn't wearing a hat, nor a coat.", "coat", []),
+        ("There are no cats, dogs or birds.", "bird", []),
+        ("No, the dog sleeps.", "dog", ["the dog"]),
         (STOOLS, "red stool", ["a tall red stool"]),
         (STOOLS, "yellow stool", ["a shorter yellow stool"]),
         (STOOLS, "stool", ["a tall red stool", "a shorter yellow stool"]),
@@ -104,6 +110,14 @@ def test_where_a_label_is_mentioned(text, label, expected):
         ("The white-haired dog sleeps.", "dog", [[]]),
         ("The dog is a red car.", "dog", [[]]),
         (HERD, "white horse", [["white"]]),
+        ("The wheel of the bike is black.", "bike", [[]]),
+        ("The wheel of the bike is black.", "wheel", [["black"]]),
+        ("A man holding an umbrella is red.", "umbrella", [[]]),
+        ("The table with a lamp and a chair is red.", "chair", [[]]),
+        ("The rug is red and the chair is blue.", "chair", [["blue"]]),
+        ("The cup and the plate are red.", "plate", [[]]),
+        ("He is in front of the White House.", "house", [[]]),
+        ("A glass of orange juice", "orange juice", [[]]),
     ],
 )
 def test_colors_that_belong_to_the_noun(text, label, expected):
@@ -115,6 +129,8 @@ def test_a_shade_is_part_of_the_color_and_near_colors_are_not_exact():
     assert mention.colors == (wording.ColorWord("blue", Span(2, 11), exact=True),)
     (mention,) = wording.find_mentions("a teal cup", "cup")
     assert mention.colors == (wording.ColorWord("blue", Span(2, 6), exact=False),)
+    (mention,) = wording.find_mentions("a reddish brown cup", "cup")
+    assert [color.exact for color in mention.colors] == [False, False]
 
 
 def test_a_pronoun_that_is_given_a_color_is_found():
@@ -138,6 +154,11 @@ def test_a_pronoun_that_is_given_a_color_is_found():
             "Two trucks with a canopy over their bed were parked.",
         ),
         ("A dog runs. The dog is brown.", "dog", "Two dogs run. The dogs are brown."),
+        ("A dog runs while a cat sits.", "dog", "Two dogs run while a cat sits."),
+        ("A dog sits and a cat sleeps.", "dog", "Two dogs sit and a cat sleeps."),
+        ("A deer stands there.", "deer", "Two deer stand there."),
+        ("A dog chases a ball that is red.", "dog", "Two dogs chase a ball that is red."),
+        ("A man in a shirt is tall.", "shirt", "A man in two shirts is tall."),
         (
             HERD,
             "white horse",
@@ -168,6 +189,21 @@ def test_one_more(text, label, expected):
         ("A pair of trousers, one trousers", "trousers"),
         ("1.5 dogs", "dog"),
         ("The dog runs.", "dog"),
+        ("There is only one dog.", "dog"),
+        ("Yes, there is a dog.", "dog"),
+        ("Is there a dog?", "dog"),
+        ("A red and a blue kite fly.", "kite"),
+        ("A red truck and trailer wait.", "truck"),
+        ("A player wearing a hat swings.", "player"),
+        ("A dog runs and catches it.", "dog"),
+        ("A bird sits on a branch and sings.", "bird"),
+        ("A dog in the yard howls.", "dog"),
+        ("A dog sleeps. It is brown.", "dog"),
+        ("A man skates. He is tall.", "man"),
+        ("Two dogs face each other.", "dog"),
+        ("Two dogs sleep, one on a bed.", "dog"),
+        ("Two children, a boy and a girl, play.", "child"),
+        ("A truck and a car wait. Both are red.", "car"),
     ],
 )
 def test_what_is_not_counted(text, label):
@@ -181,6 +217,15 @@ def test_what_is_not_counted(text, label):
         ("A cat sits at the upper left.", "left"),
         ("She is holding a cup.", "holding"),
         ("A cup lies on the grass.", None),
+        ("A dog in a red coat walks down the street.", None),
+        ("A photo of a dog", None),
+        ("A picture of a dog hangs there.", "of"),
+        ("A dog lies on a couch.", "on"),
+        ("A vase with a cup stands there.", "with"),
+        ("There is a cup on the tray.", "on"),
+        ("A boy watches a dog.", "watches"),
+        ("A dog chases the ball.", "chases"),
+        ("A dog eats grass.", "eats"),
         ("She is in the middle. There is a cup.", None),
     ],
 )
@@ -228,6 +273,10 @@ def test_no_sides(text):
         "Go left",
         "The sign on the left reads STOP.",
         "On the left, the wheel turns clockwise.",
+        "A left-handed man on the right.",
+        "The clock on the left shows three.",
+        "The player with number 10 is on the left.",
+        "The cat is not on the left of the dog.",
     ],
 )
 def test_sides_in_doubt(text):
@@ -247,6 +296,34 @@ def test_sides_in_doubt(text):
 def test_replacing_keeps_case_and_articles(text, old, new, expected):
     start = text.index(old)
     assert wording.replace_spans(text, [(Span(start, start + len(old)), new)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "others"),
+    [
+        ("A person skis.", "person", ["woman"]),
+        ("A man skis next to a player.", "man", []),
+        ("A red apple is next to a green one.", "apple", []),
+        ("A baby elephant walks with its mother.", "elephant", []),
+        ("A bird sits. Two more birds fly.", "bird", []),
+        ("The dog's ear is brown.", "ear", []),
+        ("A bike with a front wheel", "front wheel", []),
+        ("The woman's hair is red.", "woman's hair", []),
+        ("An animal sleeps.", "animal", []),
+        ("Player 23 jumps.", "player 23", []),
+        ("", "", []),
+    ],
+)
+def test_what_may_stay_when_one_thing_is_gone(text, label, others):
+    assert wording.may_stay(text, label, others)
+
+
+def test_what_is_gone_with_the_one_thing():
+    assert wording.may_stay("A man and a woman wait.", "man", ["woman", "dog"]) is None
+    assert wording.may_stay("A dog sleeps. The dog is brown.", "dog", ["cat"]) is None
+    assert wording.may_stay("A pink square and a green ring", "ring", ["square"]) is None
+    assert wording.may_stay("There is one round cup.", "cup", []) is None
+    assert wording.may_stay("A red cup and a blue cup", "red cup", ["blue cup"]) is None
 
 
 def test_overlapping_or_foreign_spans_are_refused():
