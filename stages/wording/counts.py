@@ -182,9 +182,11 @@ def _governs(tokens: Sequence[Token], index: int) -> bool:
 def _ties(tokens: Sequence[Token], index: int) -> bool:
     """Whether tokens[index], behind a noun, ties it to a thing."""
     word = tokens[index].lower
+    if index + 1 == len(tokens) or not tokens[index + 1].is_word:
+        return False  # "with its tongue out."
     if word in lexicon.PREPOSITIONS - _NO_PLACE:
         return not _ground(tokens, index + 1)
-    if index + 1 == len(tokens) or word in lexicon.AUXILIARIES | _OWN:
+    if word in lexicon.AUXILIARIES | _OWN:
         return False
     after = tokens[index + 1]
     verb = word in lexicon.VERBS or lexicon.is_participle(word)
