@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,11 +21,15 @@ from workers.counters import Counters
 
 log = logging.getLogger(__name__)
 
+PARTS = "parts"
 RUN_FILE = "run.json"
 PROGRESS_FILE = "progress.json"
 
-DAMAGED = (OSError, pa.ArrowException)
-"""What reading a damaged Parquet file raises."""
+DAMAGED = (OSError, pa.ArrowException, ValueError, KeyError)
+"""What reading a damaged part raises; a store that is out of reach, too: see `is_damaged`."""
+
+NAMED_MISSING = 3
+"""How many of the seeds that an audit misses it names."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Identity:
     recipe_digest: str
     """`RecipeBook.digest`."""
     input: str
-    """Path or URL, as given; for people, not compared."""
+    """Path or URL, as given."""
+    image_root: str | None
+    """Folder of relative image paths, where it was given."""
     input_digest: str
     """Fingerprint of the input's content."""
     seed: int
@@ -95,11 +101,15 @@ def write_run_info(run: Folder, info: RunInfo) -> None:
     run.write_json(RUN_FILE, asdict(info))
 
 
+PLACES = ("input", "image_root")
+"""Fields of `Identity` that may change: the same content at another place."""
+
+
 def check_same_run(run: Folder, wanted: Identity) -> RunInfo:
     """The run directory's info; UsageError if it belongs to another recipe, input or seed."""
     info = read_run_info(run)
     old, new = asdict(info.identity), asdict(wanted)
-    differ = [key for key in new if key != "input" and old[key] != new[key]]
+    differ = [key for key in new if key not in PLACES and old[key] != new[key]]
     if differ:
         what = ", ".join(f"{key} {old[key]} (now {new[key]})" for key in differ)
         raise UsageError(
@@ -109,41 +119,57 @@ def check_same_run(run: Folder, wanted: Identity) -> RunInfo:
     return info
 
 
-def done_shards(run: Folder, info: RunInfo, *, repair: bool = False) -> set[int]:
-    """Shards whose part is there, readable as far as its footer tells, and of this run.
-
-    With `repair`, which only the holder of the lease may ask for, damaged parts are removed.
-    """
-    done = set()
-    present = set(run.names("parts"))
-    for shard in range(info.num_shards):
-        name = part_name(shard)
-        if name.rpartition("/")[2] not in present:
-            continue
-        try:
-            with run.open(name) as source:
-                metadata = pq.read_metadata(source).metadata or {}
-        except DAMAGED as error:
-            log.warning("%s is damaged and has to be made again: %s", name, error)
-            if repair:
-                run.delete(name)
-            continue
-        digest = metadata.get(b"nearmiss_recipe_digest", b"").decode()
-        if digest != info.identity.recipe_digest:
-            raise UsageError(
-                f"{run.join(name)} was made by recipe {digest or 'of unknown digest'}, this run "
-                f"has {info.identity.recipe_digest}; remove the part or use another --output"
-            )
-        done.add(shard)
-    return done
-
-
 def part_facts(info: RunInfo) -> dict[str, str]:
     """Metadata that every part carries."""
     return {
         "nearmiss_recipe_digest": info.identity.recipe_digest,
         "nearmiss_input_digest": info.identity.input_digest,
     }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What an audit reads of a part."""
+
+    rows: list[dict[str, Any]]
+    """Ids, recipe, status and reason of every outcome."""
+    facts: dict[str, str]
+    """The metadata that `part_facts` gave."""
+    counters: Counters
+    """What the stages counted."""
+
+
+def _read(run: Folder, shard: int) -> _Part | None:
+    """What an audit reads of a part; None if its content is damaged."""
+    columns = ["seed_id", "recipe", "status", "reason", "pair_id"]
+    try:
+        rows = [row for table in read_part(run, shard, columns) for row in table.to_pylist()]
+        with run.open(part_name(shard)) as source:
+            metadata = pq.read_metadata(source).metadata
+        facts = {key.decode(): value.decode() for key, value in metadata.items()}
+        counters = Counters.from_json(json.loads(facts["nearmiss_counters"]))
+    except DAMAGED:
+        if not is_damaged(run, shard):
+            raise
+        return None
+    return _Part(rows, facts, counters)
+
+
+def is_damaged(run: Folder, shard: int) -> bool:
+    """Whether a part that could not be read has bad content.
+
+    Raises what the storage raises: a store that is out of reach is no reason to remove a part.
+    """
+    data = run.read(part_name(shard))
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        file.read()
+        facts = {k.decode(): v.decode() for k, v in file.metadata.metadata.items()}
+        Counters.from_json(json.loads(facts["nearmiss_counters"]))
+    except DAMAGED as error:
+        log.warning("%s is damaged and has to be made again: %s", part_name(shard), error)
+        return True
+    return False
 
 
 @dataclass
@@ -161,7 +187,9 @@ class Audit:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Drops by (recipe, reason)."""
     missing: dict[int, list[str]] = field(default_factory=dict)
-    """Per shard, the seeds that some recipe has no outcome for."""
+    """Shards to make (again), each with the first few seeds that some recipe has no outcome for."""
+    num_missing: int = 0
+    """Seeds that some recipe has no outcome for."""
     counters: Counters = field(default_factory=Counters)
     """What the stages counted, summed over the parts."""
 
@@ -171,35 +199,32 @@ class Audit:
         return not self.missing
 
 
-def audit(
-    run: Folder, info: RunInfo, shards: Iterable[int] | None = None, *, repair: bool = False
-) -> Audit:
+def audit(run: Folder, info: RunInfo, *, repair: bool = False) -> Audit:
     """Hold the parts against the manifest, shard by shard.
 
-    With `repair`, parts that are damaged or do not account for their seeds are removed.
+    With `repair`, which only the holder of the lease may ask for, parts that are damaged or do not
+    account for exactly their seeds are removed. UsageError if a part is of another recipe.
     """
     result = Audit()
-    done = done_shards(run, info, repair=repair)
-    for shard in range(info.num_shards) if shards is None else shards:
-        expected = [ref.seed_id for ref in read_seeds(run, shard)]
-        if shard not in done:
-            result.missing[shard] = expected
+    present = set(run.names(PARTS))
+    for shard in range(info.num_shards):
+        if part_name(shard).rpartition("/")[2] not in present:
+            first = shard * info.identity.shard_size
+            result.missing[shard] = []
+            result.num_missing += min(info.identity.shard_size, info.num_seeds - first)
             continue
-        try:
-            rows, counters = _read_outcomes(run, shard)
-        except DAMAGED as error:
-            log.warning("%s is damaged and has to be made again: %s", part_name(shard), error)
-            lost = expected
-        else:
-            lost = _unaccounted(rows, expected, info.recipes)
-        if lost:
-            result.missing[shard] = lost
+        expected = [ref.seed_id for ref in read_seeds(run, shard)]
+        part = _read(run, shard)
+        lost = expected if part is None else _unaccounted(part, expected, info, run, shard)
+        if part is None or lost:
+            result.missing[shard] = lost[:NAMED_MISSING]
+            result.num_missing += len(lost)
             if repair:
                 run.delete(part_name(shard))
             continue
         result.num_seeds += len(expected)
-        result.counters.add(counters)
-        for row in rows:
+        result.counters.add(part.counters)
+        for row in part.rows:
             if row["status"] == PAIR:
                 result.num_pairs += 1
                 result.pairs[row["recipe"]] += 1
@@ -209,28 +234,54 @@ def audit(
     return result
 
 
-def _unaccounted(rows: list[dict[str, Any]], expected: list[str], recipes: list[str]) -> list[str]:
-    """Seeds without an outcome in some recipe; all of them if a pair stands there twice."""
-    pair_ids = [row["pair_id"] for row in rows if row["status"] == PAIR]
-    if len(set(pair_ids)) != len(pair_ids):
+def _unaccounted(
+    part: _Part, expected: list[str], info: RunInfo, run: Folder, shard: int
+) -> list[str]:
+    """Seeds without an outcome in some recipe; all of them if the part is not of this shard."""
+    digest = part.facts.get("nearmiss_recipe_digest", "none")
+    if digest != info.identity.recipe_digest:
+        raise UsageError(
+            f"{run.join(part_name(shard))} was made by recipe {digest}, this run has "
+            f"{info.identity.recipe_digest}; remove the part or use another --output"
+        )
+    pair_ids = [row["pair_id"] for row in part.rows if row["status"] == PAIR]
+    seen = {(row["seed_id"], row["recipe"]) for row in part.rows}
+    if (
+        len(set(pair_ids)) != len(pair_ids)
+        or {seed for seed, _ in seen} - set(expected)
+        or part.facts.get("nearmiss_input_digest") != info.identity.input_digest
+    ):
         return expected
-    seen = {(row["seed_id"], row["recipe"]) for row in rows}
-    return [seed for seed in expected if any((seed, recipe) not in seen for recipe in recipes)]
+    return [seed for seed in expected if any((seed, name) not in seen for name in info.recipes)]
 
 
-def _read_outcomes(run: Folder, shard: int) -> tuple[list[dict[str, Any]], Counters]:
-    columns = ["seed_id", "recipe", "status", "reason", "pair_id"]
-    rows = [row for table in read_part(run, shard, columns) for row in table.to_pylist()]
-    with run.open(part_name(shard)) as source:
-        metadata = pq.read_metadata(source).metadata
-    return rows, Counters.from_json(json.loads(metadata[b"nearmiss_counters"]))
-
-
-def errors_in(run: Folder, info: RunInfo, reasons: frozenset[str]) -> list[int]:
+def shards_with(run: Folder, info: RunInfo, reasons: frozenset[str]) -> list[int]:
     """Shards with a drop of one of these reasons."""
+    present = set(run.names(PARTS))
     found = []
-    for shard in sorted(done_shards(run, info)):
-        rows, _ = _read_outcomes(run, shard)
-        if any(row["reason"] in reasons for row in rows):
-            found.append(shard)
+    for shard in range(info.num_shards):
+        if part_name(shard).rpartition("/")[2] in present:
+            part = _read(run, shard)
+            if part is not None and any(row["reason"] in reasons for row in part.rows):
+                found.append(shard)
     return found
+
+
+def write_progress(run: Folder, info: RunInfo, result: Audit, *, complete: bool) -> None:
+    """Write `progress.json`: counts per stage, and whether all that follows from them is there."""
+    run.write_json(
+        PROGRESS_FILE,
+        {
+            "complete": complete,
+            "num_seeds": info.num_seeds,
+            "num_seeds_done": result.num_seeds,
+            "num_pairs": result.num_pairs,
+            "num_drops": result.num_drops,
+            "stages": result.counters.to_json()["stages"],
+        },
+    )
+
+
+def is_finished(run: Folder) -> bool:
+    """Whether `progress.json` says that data, card and report were made from all parts."""
+    return run.exists(PROGRESS_FILE) and bool(run.read_json(PROGRESS_FILE)["complete"])

@@ -20,16 +20,18 @@ from pipeline.engines import Work, run_shards
 from pipeline.errors import UsageError
 from pipeline.lease import Lease
 from pipeline.ledger import (
-    PROGRESS_FILE,
+    PARTS,
     RUN_FILE,
     Audit,
     Identity,
     RunInfo,
     audit,
     check_same_run,
-    done_shards,
-    errors_in,
+    is_damaged,
+    is_finished,
     part_facts,
+    shards_with,
+    write_progress,
     write_run_info,
 )
 from pipeline.placement import Placement, split, unknown_stages
@@ -42,7 +44,7 @@ from pipeline.version import code_version
 from schemas.files import Folder
 from schemas.outcomes import Origin
 from schemas.records import SCHEMA_VERSION, Step
-from schemas.shards import part_name, read_pairs, write_data
+from schemas.shards import PartError, part_name, read_pairs, write_data
 from workers.chain import Chain
 from workers.guard import STRIKES
 from workers.worker import Assignment
@@ -50,7 +52,7 @@ from workers.worker import Assignment
 log = logging.getLogger(__name__)
 
 ROUNDS = 3
-"""How often shards are submitted in one command, where parts turn out damaged or missing."""
+"""How often one command makes parts again that turn out damaged."""
 
 
 class Exit(IntEnum):
@@ -102,22 +104,35 @@ def run(request: Request) -> Exit:
     with Lease(folder, request.attempt):
         info = _prepare(request, folder)
         if request.retry_errors:
-            for shard in errors_in(folder, info, TROUBLE):
+            for shard in shards_with(folder, info, TROUBLE):
                 folder.delete(part_name(shard))
             # Rows that struck out get a new trial, too.
             folder.delete_folder(STRIKES)
-        result = _run_to_the_end(request, folder, info, chains)
-        if not result.complete:
-            missing = sum(len(seeds) for seeds in result.missing.values())
-            log.error(
-                "%d seeds in %d shards are not accounted for; run the same command again",
-                missing,
-                len(result.missing),
-            )
-            _write_progress(folder, info, result, complete=False)
-            return Exit.INCOMPLETE
-        finish(folder, info, result)
-    return Exit.COMPLETE
+        result = audit(folder, info, repair=True)
+        if result.complete and is_finished(folder):
+            # Somebody wants to be sure: read every page of every part, images included.
+            damaged = [shard for shard in range(info.num_shards) if is_damaged(folder, shard)]
+            if not damaged:
+                log.info("%s is complete already", folder.url)
+                return Exit.COMPLETE
+            for shard in damaged:
+                folder.delete(part_name(shard))
+            result = audit(folder, info, repair=True)
+        write_progress(folder, info, result, complete=False)
+        for _ in range(ROUNDS):
+            if not result.complete:
+                _run_missing(request, folder, info, chains, result)
+                result = audit(folder, info, repair=True)
+            if result.complete and finish(folder, info, result, request.attempt):
+                return Exit.COMPLETE
+            result = audit(folder, info, repair=True)
+        log.error(
+            "%d seeds in %d shards are not accounted for; run the same command again",
+            result.num_missing,
+            len(result.missing),
+        )
+        write_progress(folder, info, result, complete=False)
+    return Exit.INCOMPLETE
 
 
 def make_chains(book: RecipeBook, seed: int) -> tuple[Chain, ...]:
@@ -142,7 +157,7 @@ def _check_writable(folder: Folder) -> None:
     try:
         folder.write("write-test", b"")
         folder.delete("write-test")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"--output {folder.url}: cannot be written: {error}") from None
 
 
@@ -152,6 +167,7 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
         recipe=request.book.name,
         recipe_digest=request.book.digest,
         input=request.source.input.url,
+        image_root=request.source.image_root,
         input_digest=request.source.digest(),
         seed=request.seed,
         shard_size=request.book.shard_size,
@@ -159,8 +175,11 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
         schema_version=SCHEMA_VERSION,
     )
     if folder.exists(RUN_FILE):
-        return check_same_run(folder, identity)
-    if folder.names("parts"):
+        info = check_same_run(folder, identity)
+        if info.identity == identity:
+            return info
+        log.info("the input is at another place than before")
+    elif folder.names(PARTS):
         raise UsageError(
             f"{folder.url} holds parts but no {RUN_FILE}: it is not a run directory of this "
             "version; give another --output"
@@ -183,60 +202,50 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
     return info
 
 
-def _run_to_the_end(
-    request: Request, folder: Folder, info: RunInfo, chains: tuple[Chain, ...]
-) -> Audit:
-    """Run the missing shards, audit, and run again those that the audit found wanting."""
-    assignment = Assignment(folder, request.attempt, part_facts(info))
-    done = done_shards(folder, info, repair=True)
-    missing = [shard for shard in range(info.num_shards) if shard not in done]
-    if done and missing:
-        log.info("%d of %d shards are done already", len(done), info.num_shards)
-    result = Audit()
-    for _ in range(ROUNDS):
-        if missing:
-            before = audit(folder, info, sorted(done), repair=True)
-            missing = sorted({*missing, *before.missing})
-            progress = Progress(
-                info.num_seeds,
-                info.num_shards,
-                before.counters,
-                len(done),
-                request.placement,
-                [(chain.origin.recipe, link.name) for chain in chains for link in chain.links],
-            )
-            log.info(
-                "%d seeds in %d shards to do, %s",
-                info.num_seeds - before.num_seeds,
-                len(missing),
-                "in one worker process" if request.local else "on Ray",
-            )
-            with progress:
-                work = Work(assignment, chains, request.placement, missing)
-                run_shards(work, progress, local=request.local)
-        result = audit(folder, info, repair=True)
-        if result.complete:
-            break
-        missing = sorted(result.missing)
-        done = set(range(info.num_shards)) - set(missing)
-    return result
-
-
-def finish(folder: Folder, info: RunInfo, result: Audit) -> None:
-    """Make all that follows from the parts: data, card, report. Safe to repeat."""
-    files = write_data(folder, range(info.num_shards))
-    licenses = sorted(
-        {
-            license_
-            for table in read_pairs(folder)
-            for license_ in table["license"].to_pylist()
-            if license_
-        }
+def _run_missing(
+    request: Request, folder: Folder, info: RunInfo, chains: tuple[Chain, ...], before: Audit
+) -> None:
+    """Run the shards that have no good part."""
+    missing = sorted(before.missing)
+    log.info(
+        "%d seeds in %d of %d shards to do, %s",
+        before.num_missing,
+        len(missing),
+        info.num_shards,
+        "in one worker process" if request.local else "on Ray",
     )
-    write_card(folder, info, result, licenses)
+    with Progress(
+        info.num_seeds,
+        info.num_shards,
+        before.counters,
+        info.num_shards - len(missing),
+        request.placement,
+        [(chain.origin.recipe, link.name) for chain in chains for link in chain.links],
+    ) as progress:
+        assignment = Assignment(folder, request.attempt, part_facts(info))
+        work = Work(assignment, chains, request.placement, missing)
+        run_shards(work, progress, local=request.local)
+
+
+def finish(folder: Folder, info: RunInfo, result: Audit, attempt: str) -> bool:
+    """Make all that follows from the parts: data, card, report. Safe to repeat.
+
+    False if a part turned out to be damaged in what the audit does not read, the images; it is
+    removed then.
+    """
+    try:
+        files = write_data(folder, range(info.num_shards), attempt)
+    except PartError as error:
+        if not is_damaged(folder, error.shard):
+            raise
+        folder.delete(part_name(error.shard))
+        return False
+    tables = read_pairs(folder, ["license"])
+    licenses = {name for table in tables for name in table["license"].to_pylist() if name}
+    write_card(folder, info, result, sorted(licenses))
     write_report(folder.url, report_facts(info))
-    _write_progress(folder, info, result, complete=True)
     folder.delete_folder(STRIKES)
+    write_progress(folder, info, result, complete=True)
     log.info(
         "%d pairs from %d seeds in %d files: %s",
         result.num_pairs,
@@ -244,19 +253,7 @@ def finish(folder: Folder, info: RunInfo, result: Audit) -> None:
         len(files),
         folder.url,
     )
-
-
-def _write_progress(folder: Folder, info: RunInfo, result: Audit, *, complete: bool) -> None:
-    folder.write_json(
-        PROGRESS_FILE,
-        {
-            "complete": complete,
-            "num_seeds": info.num_seeds,
-            "num_pairs": result.num_pairs,
-            "num_drops": result.num_drops,
-            "stages": result.counters.to_json()["stages"],
-        },
-    )
+    return True
 
 
 def _versions() -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from pipeline.ledger import Audit, RunInfo, audit, read_run_info
+from pipeline.ledger import Audit, RunInfo, audit, is_finished, read_run_info
 from pipeline.report import RunFacts, Thresholds
 from schemas.files import Folder
 
@@ -15,7 +15,7 @@ def status(run_dir: str, *, as_json: bool) -> tuple[str, bool]:
     folder = Folder.at(run_dir)
     info = read_run_info(folder)
     result = audit(folder, info)
-    complete = result.complete and bool(folder.names("data") or not result.num_pairs)
+    complete = result.complete and is_finished(folder)
     text = _as_json(info, result, complete) if as_json else _as_text(info, result, complete)
     return text, complete
 

@@ -34,6 +34,7 @@ class Folder:
     @classmethod
     def at(cls, url: str) -> Folder:
         """The folder at a path or URL; local paths are made absolute."""
+        url = url.removeprefix("file://")
         return cls(url.rstrip("/") if "://" in url else str(Path(url).resolve()))
 
     @property

@@ -7,7 +7,7 @@ stored uncompressed and byte-stable, which lets a store recognise them between v
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,19 +83,45 @@ def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+class PartError(Exception):
+    """Copying the pairs of a part failed; the cause says why."""
+
+    def __init__(self, shard: int) -> None:
+        """`shard` is the number of the part."""
+        super().__init__(f"{part_name(shard)} could not be copied")
+        self.shard = shard
+
+
 def part_name(shard: int) -> str:
     """Name of a shard's part inside the run directory; its existence is the record of the shard."""
     return f"parts/part-{shard:05d}.parquet"
 
 
-def write_part(run: Folder, shard: int, table: pa.Table, facts: Mapping[str, str]) -> None:
-    """Write all outcomes of a shard, atomically, with `facts` in the file's metadata."""
+def write_part(
+    run: Folder, shard: int, tables: Iterable[pa.Table], facts: Mapping[str, str]
+) -> None:
+    """Write all outcomes of a shard, atomically, with `facts` in the file's metadata.
+
+    `tables` are rows of `OUTCOME_SCHEMA` in order, cut anywhere.
+    """
     schema = with_hf_metadata(OUTCOME_SCHEMA)
     schema = schema.with_metadata({**(schema.metadata or {}), **facts})
     sink = pa.BufferOutputStream()
     with _writer(sink, schema) as writer:
-        writer.write_table(table.cast(schema), row_group_size=ROW_GROUP_ROWS)
+        for group in _in_groups(tables):
+            writer.write_table(group.cast(schema), row_group_size=ROW_GROUP_ROWS)
     run.write(part_name(shard), sink.getvalue())
+
+
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    pending: list[pa.Table] = []
+    for table in tables:
+        pending.append(table)
+        if sum(t.num_rows for t in pending) >= ROW_GROUP_ROWS:
+            yield pa.concat_tables(pending).combine_chunks()
+            pending = []
+    if pending:
+        yield pa.concat_tables(pending).combine_chunks()
 
 
 def read_part(
@@ -127,6 +153,8 @@ class DataWriter:
 
     run: Folder
     """The run directory."""
+    writer: str
+    """Names the writer in the temporary names, so that two never write the same file."""
     split: str = "train"
     """Split name in the file names."""
     shard_bytes: int = SHARD_BYTES
@@ -169,7 +197,7 @@ class DataWriter:
         self._pending, self._pending_bytes, self._pending_rows = [], 0, 0
 
     def _temporary(self, index: int) -> str:
-        return f"data/.writing-{self.split}-{index:05d}"
+        return f"data/.writing-{self.split}-{self.writer}-{index:05d}"
 
     def _close_file(self) -> None:
         if self._open is not None:
@@ -202,17 +230,25 @@ def _image_bytes(row: pa.Table) -> int:
     return total
 
 
-def write_data(run: Folder, shards: Sequence[int], shard_bytes: int = SHARD_BYTES) -> list[str]:
-    """Copy the accepted pairs of the parts, in shard order, into `data/`; returns file names."""
-    writer = DataWriter(run, shard_bytes=shard_bytes)
+def write_data(
+    run: Folder, shards: Sequence[int], writer_name: str, shard_bytes: int = SHARD_BYTES
+) -> list[str]:
+    """Copy the accepted pairs of the parts, in shard order, into `data/`; returns file names.
+
+    Raises PartError from whatever went wrong with a part.
+    """
+    writer = DataWriter(run, writer_name, shard_bytes=shard_bytes)
     names = schema_of(Pair).names
     for shard in shards:
-        for table in read_part(run, shard, names, only=PAIR):
-            writer.add(table.select(names))
+        try:
+            for table in read_part(run, shard, names, only=PAIR):
+                writer.add(table.select(names))
+        except (OSError, pa.ArrowException) as error:
+            raise PartError(shard) from error
     return writer.finish()
 
 
-def read_pairs(run: Folder) -> Iterator[pa.Table]:
+def read_pairs(run: Folder, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The accepted pairs of a finished run, row group by row group."""
     for name in run.names("data"):
         if name.startswith("."):
@@ -220,4 +256,4 @@ def read_pairs(run: Folder) -> Iterator[pa.Table]:
         with run.open(f"data/{name}") as source:
             file = pq.ParquetFile(source, page_checksum_verification=True)
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+                yield file.read_row_group(group, list(columns) if columns else None)

@@ -132,20 +132,29 @@ class ChainRunner:
         try:
             with self.guard(link.name):
                 results = list(stage.process(batch))
-        except StageContractError:
-            raise
         except Exception as error:  # noqa: BLE001  # the one place where trouble becomes a drop
             if len(batch) == 1:
                 return [_trouble(link, error)]
-            middle = len(batch) // 2
-            if _out_of_memory(error):
-                self._limits[link.name] = middle
-                log.warning(
-                    "%s ran out of memory on %d rows; now %d", link.name, len(batch), middle
-                )
-            return self._process(link, stage, batch[:middle]) + self._process(
-                link, stage, batch[middle:]
-            )
+            short_of_memory = _out_of_memory(error)
+        else:
+            return self._checked(link, stage, batch, results)
+        # Outside the handler, so that the error no longer holds the failed call's memory.
+        middle = len(batch) // 2
+        if short_of_memory:
+            self._limits[link.name] = min(middle, self._limits.get(link.name, middle))
+            log.warning("%s ran out of memory on %d rows; now %d", link.name, len(batch), middle)
+        return self._process(link, stage, batch[:middle]) + self._process(
+            link, stage, batch[middle:]
+        )
+
+    def _checked(
+        self,
+        link: Link,
+        stage: Stage[Any, Any],
+        batch: list[Any],
+        results: list[Sequence[Any] | Drop],
+    ) -> list[Sequence[Any] | Drop]:
+        """The results, held against the stage's contract."""
         if len(results) != len(batch):
             raise StageContractError(
                 f"stage {link.name} gave {len(results)} results for {len(batch)} records; "

@@ -53,13 +53,11 @@ class Counters:
         """Add all counts of another."""
         self.num_seeds += other.num_seeds
         for key, stage in other.stages.items():
-            self.count(
-                key,
-                num_in=stage.num_in,
-                num_out=stage.num_out,
-                reasons=stage.reasons.elements(),
-                busy_s=stage.busy_s,
-            )
+            mine = self.stages.setdefault(key, StageCount())
+            mine.num_in += stage.num_in
+            mine.num_out += stage.num_out
+            mine.reasons.update(stage.reasons)
+            mine.busy_s += stage.busy_s
 
     def to_json(self) -> dict[str, Any]:
         """As plain values for JSON."""

@@ -40,7 +40,7 @@ EXIT_TIME_LIMIT = 70
 
 @dataclass
 class FlightLog:
-    """The notes of one shard in one actor group."""
+    """The notes of one shard in one actor group. Strikes are counted per recipe."""
 
     run: Folder
     """The run directory."""
@@ -48,10 +48,11 @@ class FlightLog:
     """Names the shard and the group: "00017-0"."""
     attempt: str
     """Identity of the driver process."""
-    suspects: set[str] = field(default_factory=set, init=False)
-    """Seeds that were in flight together when a process died."""
-    _strikes: dict[str, int] = field(default_factory=dict, init=False)
-    _causes: dict[str, str] = field(default_factory=dict, init=False)
+    _strikes: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
+    """By recipe, the strikes of every seed that has some."""
+    _causes: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
+    _suspects: dict[str, list[str]] = field(default_factory=dict, init=False)
+    """By recipe, the seeds that were in flight together when a process died."""
     _flying: dict[str, object] = field(default_factory=dict, init=False)
 
     @property
@@ -67,42 +68,45 @@ class FlightLog:
         if self.run.exists(self._ledger):
             ledger = self.run.read_json(self._ledger)
             self._strikes, self._causes = ledger["strikes"], ledger["causes"]
-            self.suspects = set(ledger["suspects"])
+            self._suspects = ledger["suspects"]
         if not self.run.exists(self._note):
             return
         note = self.run.read_json(self._note)
-        seeds: list[str] = note["seeds"]
+        # First, so that a death between these lines forgets a strike instead of giving it twice.
+        self.run.delete(self._note)
+        recipe, seeds = note["recipe"], note["seeds"]
+        suspects = self._suspects.setdefault(recipe, [])
         if len(seeds) > 1:
-            self.suspects.update(seeds)
             log.warning("a process died with %d rows in flight; they now run singly", len(seeds))
         elif note["attempt"] == self.attempt:
             (seed,) = seeds
-            self._strikes[seed] = self._strikes.get(seed, 0) + 1
-            self._causes[seed] = note.get("cause") or "its process died"
-            self.suspects.add(seed)
-            log.warning("row %s: strike %d (%s)", seed, self._strikes[seed], self._causes[seed])
+            strikes = self._strikes.setdefault(recipe, {})
+            strikes[seed] = strikes.get(seed, 0) + 1
+            cause = note.get("cause") or "its process died"
+            self._causes.setdefault(recipe, {})[seed] = cause
+            log.warning("row %s in %s: strike %d (%s)", seed, recipe, strikes[seed], cause)
+        suspects += [seed for seed in seeds if seed not in suspects]
         self.run.write_json(
             self._ledger,
-            {
-                "strikes": self._strikes,
-                "causes": self._causes,
-                "suspects": sorted(self.suspects),
-            },
+            {"strikes": self._strikes, "causes": self._causes, "suspects": self._suspects},
         )
-        self.run.delete(self._note)
 
-    def quarantined(self, seed_id: str) -> Drop | None:
+    def flies_alone(self, recipe: str, seed_id: str) -> bool:
+        """Whether a seed was in flight at a death, so that it must not fly with others."""
+        return seed_id in self._suspects.get(recipe, ())
+
+    def quarantined(self, recipe: str, seed_id: str) -> Drop | None:
         """The drop of a row that has struck out."""
-        strikes = self._strikes.get(seed_id, 0)
+        strikes = self._strikes.get(recipe, {}).get(seed_id, 0)
         if strikes < STRIKES_TO_QUARANTINE:
             return None
-        cause = self._causes[seed_id]
+        cause = self._causes[recipe][seed_id]
         reason = Reason.TIMED_OUT if "time limit" in cause else Reason.CRASHED
         return Drop(reason, f"{cause}, {strikes} times with this row alone in flight")
 
-    def take_off(self, seed_ids: Sequence[str]) -> None:
+    def take_off(self, recipe: str, seed_ids: Sequence[str]) -> None:
         """Note that these seeds, and no others, are in flight from now on."""
-        self._flying = {"attempt": self.attempt, "seeds": list(seed_ids)}
+        self._flying = {"attempt": self.attempt, "recipe": recipe, "seeds": list(seed_ids)}
         self._write_note()
 
     def blame(self, cause: str) -> None:
@@ -117,15 +121,18 @@ class FlightLog:
     def close(self) -> None:
         """Leave the shard alive: remove the note; the ledger stays only if a row struck out."""
         self.run.delete(self._note)
-        if not any(n >= STRIKES_TO_QUARANTINE for n in self._strikes.values()):
+        most = max((n for seeds in self._strikes.values() for n in seeds.values()), default=0)
+        if most < STRIKES_TO_QUARANTINE:
             self.run.delete(self._ledger)
 
 
 class Watchdog:
     """Ends the process when a call does not come back in time.
 
-    A call that hangs inside a library cannot be interrupted from Python; ending the process is the
-    one thing that always works, and the flight log finds the row.
+    A call that hangs inside a library cannot be interrupted from Python; ending the process always
+    works, and the flight log finds the row. A call that hangs with the interpreter's lock held (a
+    regular expression that explodes) keeps this class's thread from running, too; then a timer of
+    the interpreter itself, which needs no lock, ends the process a little later.
     """
 
     def __init__(self, limit_s: float, on_expiry: Callable[[str], None]) -> None:
@@ -143,9 +150,13 @@ class Watchdog:
         with self._changed:
             self._deadline, self._what = monotonic() + self._limit_s, what
             self._changed.notify()
+        faulthandler.dump_traceback_later(
+            1.2 * self._limit_s + 2, exit=True, file=sys.__stderr__ or sys.stderr
+        )
         try:
             yield
         finally:
+            faulthandler.cancel_dump_traceback_later()
             with self._changed:
                 self._deadline = None
 
@@ -161,7 +172,10 @@ class Watchdog:
 
     def _expire(self) -> None:
         cause = f"time limit of {self._limit_s:g} s exceeded in {self._what}"
-        log.error("%s; this process ends now", cause)
-        self._on_expiry(cause)
-        faulthandler.dump_traceback(file=sys.__stderr__ or 2)
-        os._exit(EXIT_TIME_LIMIT)
+        try:
+            log.error("%s; this process ends now", cause)
+            self._on_expiry(cause)
+            faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+        finally:
+            # Whatever failed above (a full disk, a closed stream): it must not hang on.
+            os._exit(EXIT_TIME_LIMIT)

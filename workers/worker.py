@@ -7,9 +7,8 @@ writes its part; in between, records travel as Arrow bytes with the outcomes so 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from schemas.files import Folder
 from schemas.manifest import read_seeds
 from schemas.outcomes import OUTCOME_SCHEMA, Outcome, outcome_table, seed_of
 from schemas.records import SeedRef
-from schemas.shards import write_part
+from schemas.shards import ROW_GROUP_ROWS, write_part
 from workers.chain import Chain, ChainRunner
 from workers.counters import Counters
 from workers.guard import FlightLog, Watchdog
@@ -160,46 +159,27 @@ class ShardWorker:
         live: list[list[Any]] = [
             [] if runner.chain.links else parcel.live[i] for i, runner in enumerate(self._runners)
         ]
+        by_seed = [
+            _by_seed(records) if runner.chain.links else {}
+            for runner, records in zip(self._runners, parcel.live, strict=True)
+        ]
         for runner in self._runners:
             runner.counters = Counters()
-        for seed_ids, batches in self._micro_batches(parcel, flight):
-            flight.take_off(seed_ids)
-            for i, (runner, batch) in enumerate(zip(self._runners, batches, strict=True)):
-                if not batch:
-                    continue
-                records, outcomes = _without_quarantined(batch, runner, flight)
-                passed, drops = runner.run(records)
-                live[i] += passed
-                if outcomes or drops:
-                    parcel.done.append(outcome_table(outcomes + drops))
-            self._report(parcel, len(seed_ids))
+        seeds = [s for s in parcel.seed_ids if any(s in records for records in by_seed)]
+        for start in range(0, len(seeds), self._group.micro_batch):
+            together = seeds[start : start + self._group.micro_batch]
+            for i, runner in enumerate(self._runners):
+                here = [s for s in together if s in by_seed[i]]
+                for flown in _flights(here, runner.chain.origin.recipe, flight):
+                    records = [record for seed in flown for record in by_seed[i][seed]]
+                    passed, outcomes = _run(runner, flown, records, flight)
+                    live[i] += passed
+                    if outcomes:
+                        parcel.done.append(outcome_table(outcomes))
+            self._report(parcel, len(together))
         for runner in self._runners:
             parcel.counters.add(runner.counters)
         parcel.live = live
-
-    def _micro_batches(
-        self, parcel: Parcel, flight: FlightLog
-    ) -> Iterator[tuple[list[str], list[list[Any]]]]:
-        """Seeds to fly together, with their live records per chain. Suspects fly alone."""
-        by_seed = [
-            {k: list(g) for k, g in groupby(records, key=lambda r: seed_of(r).seed_id)}
-            if runner.chain.links
-            else {}
-            for runner, records in zip(self._runners, parcel.live, strict=True)
-        ]
-        seeds = [s for s in parcel.seed_ids if any(s in records for records in by_seed)]
-        together: list[str] = []
-        for seed in seeds:
-            alone = seed in flight.suspects
-            if together and (alone or len(together) == self._group.micro_batch):
-                yield together, _pick(by_seed, together)
-                together = []
-            if alone:
-                yield [seed], _pick(by_seed, [seed])
-            else:
-                together.append(seed)
-        if together:
-            yield together, _pick(by_seed, together)
 
     def _report(self, parcel: Parcel, num_seeds: int) -> None:
         if self._group.last:
@@ -215,51 +195,69 @@ class ShardWorker:
         """Write the part: by seed, then by recipe, then in the order in which the rows came."""
         parcel.counters.num_seeds = len(parcel.seed_ids)
         for runner, records in zip(self._runners, parcel.live, strict=True):
-            pairs = [Outcome(record, runner.chain.origin) for record in records]
-            parcel.done.append(outcome_table(pairs))
-        table = pa.concat_tables(parcel.done)
+            for start in range(0, len(records), ROW_GROUP_ROWS):
+                pairs = records[start : start + ROW_GROUP_ROWS]
+                origin = runner.chain.origin
+                parcel.done.append(outcome_table([Outcome(record, origin) for record in pairs]))
         seed_rank = {s: i for i, s in enumerate(parcel.seed_ids)}
         recipe_rank = {r.chain.origin.recipe: i for i, r in enumerate(self._runners)}
-        keys = [
-            (seed_rank[s], recipe_rank[r], i)
-            for i, (s, r) in enumerate(
+        places = sorted(
+            (seed_rank[seed], recipe_rank[recipe], table_index, row)
+            for table_index, table in enumerate(parcel.done)
+            for row, (seed, recipe) in enumerate(
                 zip(table["seed_id"].to_pylist(), table["recipe"].to_pylist(), strict=True)
             )
-        ]
-        ordered = table.take([i for _, _, i in sorted(keys)])
+        )
+        # Row by row: a column of a whole shard may be larger than Arrow can hold in one piece.
+        rows = (parcel.done[index].slice(row, 1) for _, _, index, row in places)
         facts = {
             **self._assignment.facts,
             "nearmiss_counters": json.dumps(parcel.counters.to_json()),
         }
-        write_part(self._assignment.run, parcel.shard, ordered, facts)
+        write_part(self._assignment.run, parcel.shard, rows, facts)
 
     def _blame(self, cause: str) -> None:
         if self._flight is not None:
             self._flight.blame(cause)
 
 
-def _pick(by_seed: list[dict[str, list[Any]]], seeds: list[str]) -> list[list[Any]]:
-    return [[r for seed in seeds for r in records.get(seed, ())] for records in by_seed]
-
-
-def _without_quarantined(
-    records: list[Any], runner: ChainRunner, flight: FlightLog
-) -> tuple[list[Any], list[Outcome]]:
-    """The records that may run, and the outcomes of those whose seed struck out."""
-    stage = runner.chain.links[0].name
-    kept, outcomes = list[Any](), list[Outcome]()
+def _by_seed(records: Sequence[Any]) -> dict[str, list[Any]]:
+    groups: dict[str, list[Any]] = {}
     for record in records:
-        drop = flight.quarantined(seed_of(record).seed_id)
-        if drop is None:
-            kept.append(record)
+        groups.setdefault(seed_of(record).seed_id, []).append(record)
+    return groups
+
+
+def _flights(seeds: list[str], recipe: str, flight: FlightLog) -> list[list[str]]:
+    """The seeds of a micro-batch in the order given, suspects on flights of their own."""
+    flights: list[list[str]] = []
+    open_to_others = False
+    for seed in seeds:
+        alone = flight.flies_alone(recipe, seed)
+        if open_to_others and not alone:
+            flights[-1].append(seed)
         else:
-            outcomes.append(Outcome(record, runner.chain.origin, drop, stage))
-    if outcomes:
-        runner.counters.count(
-            (runner.chain.origin.recipe, stage),
-            num_in=len(outcomes),
-            num_out=0,
-            reasons=[o.drop.reason for o in outcomes if o.drop],
-            busy_s=0.0,
-        )
-    return kept, outcomes
+            flights.append([seed])
+        open_to_others = not alone
+    return flights
+
+
+def _run(
+    runner: ChainRunner, seeds: list[str], records: list[Any], flight: FlightLog
+) -> tuple[list[Any], list[Outcome]]:
+    """Run the records of one flight; those of a seed that struck out are dropped instead."""
+    origin = runner.chain.origin
+    drop = flight.quarantined(origin.recipe, seeds[0]) if len(seeds) == 1 else None
+    if drop is None:
+        flight.take_off(origin.recipe, seeds)
+        return runner.run(records)
+    # Which of the group's stages it died in is not known, so it never entered the first.
+    stage = runner.chain.links[0].name
+    runner.counters.count(
+        (origin.recipe, stage),
+        num_in=len(records),
+        num_out=0,
+        reasons=[drop.reason] * len(records),
+        busy_s=0.0,
+    )
+    return [], [Outcome(record, origin, drop, stage) for record in records]

@@ -121,7 +121,7 @@ def ref_drop(name: str, *, detail: str = "gone.jpg does not exist") -> Outcome:
 def write_run(folder: Path, *shards: list[Outcome]) -> str:
     run = Folder.at(str(folder))
     for number, outcomes in enumerate(shards):
-        write_part(run, number, outcome_table(outcomes), {})
+        write_part(run, number, [outcome_table(outcomes)], {})
     run.write_json("run.json", {})
     return run.url
 

@@ -84,6 +84,7 @@ class Bench:
 
     def driver(self, trouble: Trouble, *, local: bool = False) -> subprocess.Popen[bytes]:
         """The same run in a process of its own."""
+        assert self.input, "made here: a driver that is killed may leave half of it"
         asked = json.dumps({"trouble": asdict(trouble), "local": local, "num": self.num})
         command = [sys.executable, "-m", "tests.pipeline.harness", str(self.folder), asked]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -140,6 +141,7 @@ def placement(trouble: Trouble) -> Placement:
 def start_small_ray(**more: Any) -> None:
     """Ray as the tests want it."""
     ray.init(
+        address="local",
         num_cpus=2,
         object_store_memory=150 * 2**20,
         include_dashboard=False,

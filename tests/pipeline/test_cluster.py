@@ -59,7 +59,8 @@ def cluster() -> Iterator[Cluster]:
 
 def test_a_node_is_lost_under_way(tmp_path, cluster):
     here, there = Bench(tmp_path / "here", num=20), Bench(tmp_path / "there", num=20)
-    trouble = Trouble(sleep_s=0.25)
+    # In two actor groups, so that shards on their way from one to the other are lost as well.
+    trouble = Trouble(sleep_s=0.25, split=True)
     assert run(here.request(trouble, local=True)) == Exit.COMPLETE
     removed = threading.Event()
 

@@ -155,7 +155,7 @@ def test_an_incomplete_run(finished, seeds, tmp_path):
         "--set", "shard_size=5",
     )  # fmt: skip
     assert again.returncode == 0
-    assert "1 of 2 shards are done already" in again.stderr
+    assert "5 seeds in 1 of 2 shards to do" in again.stderr
     assert (copy / "parts" / "part-00000.parquet").stat().st_mtime_ns == kept
     assert call("status", copy).returncode == 0
 
@@ -302,7 +302,7 @@ def test_a_run_on_ray_says_only_what_is_ours(seeds, tmp_path):
     assert result.stdout == ""
     said = [
         rf"scanning {seeds}",
-        r"10 seeds in 2 shards to do, on Ray",
+        r"10 seeds in 2 of 2 shards to do, on Ray",
         r"10/10 seeds, 2/2 shards, 10 pairs, 0 drops, [0-9.]+ seeds/s, ETA 0:00",
         rf"10 pairs from 10 seeds in 1 files: {output}",
     ]

@@ -84,7 +84,7 @@ def run(tmp_path: Path) -> Folder:
 
 def test_a_part_comes_back_with_its_facts(run):
     table = outcomes(range(3))
-    write_part(run, 7, table, {"nearmiss_recipe_digest": "abc"})
+    write_part(run, 7, [table], {"nearmiss_recipe_digest": "abc"})
     assert run.names("parts") == ["part-00007.parquet"]
     back = pa.concat_tables(read_part(run, 7))
     assert back.to_pylist() == table.to_pylist()
@@ -95,7 +95,7 @@ def test_a_part_comes_back_with_its_facts(run):
 
 
 def test_a_flipped_bit_in_a_page_is_noticed(run):
-    write_part(run, 0, outcomes(range(3), noise=5000), {})
+    write_part(run, 0, [outcomes(range(3), noise=5000)], {})
     path = Path(run.url, part_name(0))
     data = bytearray(path.read_bytes())
     data[data.index(jpeg(2).bytes) + 200] ^= 1
@@ -105,9 +105,9 @@ def test_a_flipped_bit_in_a_page_is_noticed(run):
 
 
 def test_data_files_hold_the_pairs_in_order_under_the_final_names(run):
-    write_part(run, 0, outcomes(range(100)), {})
-    write_part(run, 1, outcomes(range(100, 130), noise=300_000), {})
-    names = write_data(run, [0, 1], shard_bytes=10_000_000)
+    write_part(run, 0, [outcomes(range(100))], {})
+    write_part(run, 1, [outcomes(range(100, 130), noise=300_000)], {})
+    names = write_data(run, [0, 1], "test", shard_bytes=10_000_000)
     count = len(names)
     assert count >= 2
     assert names == [f"data/train-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
@@ -126,20 +126,20 @@ def test_data_files_hold_the_pairs_in_order_under_the_final_names(run):
         assert set(columns["chosen_image.bytes"].encodings) == {"PLAIN", "RLE"}
         assert columns["prompt"].compression == "ZSTD"
     # Fewer pairs later: the files of the longer run must not stay behind.
-    assert write_data(run, [0]) == ["data/train-00000-of-00001.parquet"]
+    assert write_data(run, [0], "test") == ["data/train-00000-of-00001.parquet"]
     assert run.names("data") == ["train-00000-of-00001.parquet"]
 
 
 def test_no_pairs_no_files(run):
     seed = Seed("lost", 0, jpeg(1), 24, 16, "What?", "A cat.", None, (), "test", None)
     table = outcome_table([Outcome(seed, ORIGIN, Drop(Reason.NO_REGION), "annotated_regions")])
-    write_part(run, 0, table, {})
-    assert write_data(run, [0]) == []
+    write_part(run, 0, [table], {})
+    assert write_data(run, [0], "test") == []
 
 
 def test_images_are_copied_to_the_byte(run):
-    write_part(run, 0, outcomes(range(5)), {})
-    write_data(run, [0])
+    write_part(run, 0, [outcomes(range(5))], {})
+    write_data(run, [0], "test")
     rows = [row for table in read_pairs(run) for row in table.to_pylist()]
     assert [row["rejected_image"]["bytes"] for row in rows] == [
         jpeg(255 - n).bytes for n in range(5)
@@ -147,7 +147,7 @@ def test_images_are_copied_to_the_byte(run):
 
 
 def info() -> RunInfo:
-    identity = Identity("removal-cpu", "digest", "in.jsonl", "fingerprint", 0, 128, None, 1)
+    identity = Identity("removal-cpu", "digest", "in.jsonl", None, "fingerprint", 0, 128, None, 1)
     return RunInfo(identity, 5, 1, 0, ["removal-cpu"], {"removal-cpu": []}, {}, {})
 
 
@@ -185,8 +185,8 @@ def test_the_metadata_is_what_datasets_itself_would_write():
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_load_dataset_decodes_both_images(run, tmp_path, what):
     """By the file's own metadata, and by the card of the folder."""
-    write_part(run, 0, outcomes(range(5)), {})
-    (name,) = write_data(run, [0])
+    write_part(run, 0, [outcomes(range(5))], {})
+    (name,) = write_data(run, [0], "test")
     audit = Audit(num_seeds=5, num_pairs=5, num_drops=1)
     audit.pairs["removal-cpu"] = 5
     audit.reasons["removal-cpu", "no_region"] = 1

@@ -134,7 +134,7 @@ def test_a_killed_driver_is_no_fault_of_the_rows_in_flight(run):
     statuses = [die(run, f"attempt {i}") for i in range(4)]
     assert statuses == [1, 1, 1, 1]
     ledger = run.read_json("strikes/strikes-00000-0.json")
-    assert ledger == {"strikes": {}, "causes": {}, "suspects": ["s3", "s4", "s5"]}
+    assert ledger == {"strikes": {}, "causes": {}, "suspects": {"fake": ["s3", "s4", "s5"]}}
 
 
 def test_an_exception_leaves_no_note_behind(run, monkeypatch):
