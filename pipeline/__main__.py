@@ -38,14 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("nearmiss: interrupted; the same command again goes on from here\n")
         return 3
     except Exception as error:  # the command's edge: one line, and what to do
-        log.debug("the command failed", exc_info=error)
+        if args.verbose:
+            log.exception("the command failed")
         sys.stderr.write(f"nearmiss: failed: {_cause(error)}\n")
         return 1
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause in one line; Ray wraps what a worker raised several times."""
-    while (inner := error.__cause__ or getattr(error, "cause", None)) is not None:
+    """The innermost cause that says something, in one line; Ray wraps what a worker raised."""
+    while (inner := error.__cause__ or getattr(error, "cause", None)) is not None and str(inner):
         error = inner
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Make hard-negative image pairs from annotated images.",
         epilog="Exit status: 0 complete, 1 failed, 2 bad usage or input, 3 incomplete.",
     )
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of a failure")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a recipe, or go on with an interrupted run")
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_what(plan)
     plan.add_argument("--output", metavar="RUN", help="accepted, so that run's arguments fit")
     plan.add_argument("--local", action="store_true", help="accepted, so that run's arguments fit")
+    plan.add_argument("--retry-errors", action="store_true", help="accepted, likewise")
 
     status = commands.add_parser("status", help="seeds, pairs, drops by reason, complete or not")
     status.add_argument("run", metavar="RUN", help="run directory")

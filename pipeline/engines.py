@@ -8,12 +8,14 @@ import multiprocessing
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from pipeline.errors import UsageError
 from pipeline.placement import GroupPlacement, Placement, pool_sizes, split
 from workers.chain import Chain
 from workers.counters import Counters
@@ -74,10 +76,17 @@ def run_local(work: Work, monitor: Monitor) -> None:
     """Run every shard without Ray, in one worker process, one after the other; all stages fused.
 
     The worker is a process of its own, so that a row that kills or hangs it is found as it is on
-    Ray: this process sees the death, starts another worker, and the flight log names the row. The
-    device is that of the placement's first group: a placement of several devices needs Ray.
+    Ray: this process sees the death, starts another worker, and the flight log names the row.
+    Micro-batch and time limit are those of the placement's first group. UsageError for a placement
+    of several devices.
     """
-    first = work.placement.groups[0].model_copy(update={"stages": "rest"})
+    specs = [spec for _, spec in make_groups(work.chains, work.placement)]
+    if len({spec.device for spec in specs}) > 1:
+        raise UsageError(
+            f"placement {work.placement.name} puts stages on several devices; without Ray all run "
+            "on one: give another --placement, or leave --local out"
+        )
+    first = specs[0].model_copy(update={"stages": "rest"})
     ((group, _),) = make_groups(work.chains, Placement(name="local", groups=[first]))
     left = list(work.shards)
     silent_deaths = 0
@@ -98,6 +107,10 @@ def run_local(work: Work, monitor: Monitor) -> None:
                 f"the worker process died {silent_deaths} times without finishing a row, last "
                 f"with exit status {worker.exitcode}; see what it printed above"
             )
+
+
+class WorkerError(RuntimeError):
+    """What a worker process raised, in words."""
 
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -121,8 +134,9 @@ def _listen(pipe: Connection, monitor: Monitor, left: list[int]) -> bool:
             case ("done", shard, counters):
                 left.remove(shard)
                 monitor.done(shard, counters)
-            case ("failed", error):
-                raise error
+            case ("failed", what, trace):
+                log.debug("in the worker process:\n%s", trace)
+                raise WorkerError(what)
 
 
 def _work_here(
@@ -140,7 +154,8 @@ def _work_here(
             pipe.send(("done", shard, parcel.counters))
         worker.close()
     except Exception as error:  # noqa: BLE001  # it is raised again in the driver
-        pipe.send(("failed", error))
+        # As text: not every error survives the way to another process.
+        pipe.send(("failed", f"{type(error).__name__}: {error}", traceback.format_exc()))
 
 
 def _end_with_parent() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
+import logging
 import os
 import socket
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.errors import UsageError
 from schemas.files import Folder
+
+log = logging.getLogger(__name__)
 
 LEASE = "lease.json"
 BEAT_S = 10.0
@@ -27,7 +32,8 @@ class Lease:
 
     A holder on this machine that is dead is known at once by its process id; one on another
     machine after `STALE_S`. Two drivers started within the same instant can both pass, because
-    object stores have no exclusive creation; their parts are equal, so only work is lost.
+    object stores have no exclusive creation; their parts are equal, and the one that finds the
+    other's name in the lease stops, so only work is lost.
     """
 
     run: Folder
@@ -42,7 +48,7 @@ class Lease:
     def __enter__(self) -> Self:
         """Take the lease; UsageError if another driver holds it."""
         holder = self._holder()
-        if holder is not None and not _over(holder, self.stale_s):
+        if holder is not None and self._alive(holder):
             raise UsageError(
                 f"{self.run.url}: another driver works here (process {holder['pid']} on "
                 f"{holder['host']}, last seen {holder['seen']}); wait for it, or end it first"
@@ -51,6 +57,24 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
         return self
+
+    def _alive(self, holder: dict[str, Any]) -> bool:
+        """Whether the holder may still be at work; waits for a sign of life from another host."""
+        if holder["host"] == socket.gethostname():
+            # The start time tells a process apart from a later one that got the same id.
+            started = _started(holder["pid"])
+            return started is not None and started == str(holder["started"])
+        # By change, not by age: the clocks of two machines may differ.
+        log.info("%s held a lease on %s; waiting for a sign of life", holder["host"], self.run.url)
+        deadline = monotonic() + self.stale_s
+        while monotonic() < deadline:
+            sleep(min(1.0, self.stale_s / 10))
+            now = self._holder()
+            if now is None:
+                return False
+            if now != holder:
+                return True
+        return False
 
     def __exit__(
         self,
@@ -87,16 +111,16 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stop.wait(BEAT_S):
-            self._beat()
-
-
-def _over(holder: dict[str, Any], stale_s: float) -> bool:
-    """Whether the holder is certainly gone."""
-    if holder["host"] == socket.gethostname():
-        # The start time tells a process apart from a later one that got the same id.
-        return _started(holder["pid"]) != holder["started"] or holder["started"] is None
-    seen = datetime.fromisoformat(holder["seen"])
-    return datetime.now(UTC) - seen > timedelta(seconds=stale_s)
+            try:
+                holder = self._holder()
+                if holder is not None and holder["attempt"] != self.attempt:
+                    log.error("%s: another driver took over; this one stops", self.run.url)
+                    _thread.interrupt_main()
+                    return
+                self._beat()
+            except (OSError, ValueError) as error:
+                # A store that is out of reach for a moment; the next beat tries again.
+                log.warning("the lease could not be renewed: %s", error)
 
 
 def _started(pid: int) -> str | None:

@@ -283,5 +283,8 @@ def write_progress(run: Folder, info: RunInfo, result: Audit, *, complete: bool)
 
 
 def is_finished(run: Folder) -> bool:
-    """Whether `progress.json` says that data, card and report were made from all parts."""
-    return run.exists(PROGRESS_FILE) and bool(run.read_json(PROGRESS_FILE)["complete"])
+    """Whether data, card and report were made from all parts, and the data are still there."""
+    if not run.exists(PROGRESS_FILE):
+        return False
+    progress = run.read_json(PROGRESS_FILE)
+    return bool(progress["complete"] and (run.names("data") or not progress["num_pairs"]))

@@ -24,6 +24,8 @@ from workers.counters import Counters, StageCount, StageKey
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 60.0
+SURELY_NOT_FOUND = 50
+"""So many images in a row that are not there are no accident of the data."""
 TROUBLE = frozenset({Reason.MODEL_ERROR, Reason.OUT_OF_MEMORY, Reason.CRASHED, Reason.TIMED_OUT})
 """Reasons that count towards a stage's error share."""
 
@@ -129,6 +131,11 @@ class Progress:
         for counters in (self._finished, *self._live.values()):
             now.add(counters)
         for (recipe, stage), count in now.stages.items():
+            if count.num_in == count.reasons[Reason.IMAGE_NOT_FOUND] >= SURELY_NOT_FOUND:
+                self._failure = (
+                    f"not one of the first {count.num_in} images was found; give --image-root, and "
+                    "paths that are there on every node"
+                )
             errors = sum(count.reasons[reason] for reason in TROUBLE)
             limit = self.placement.max_error_share
             if errors >= self.placement.min_errors and errors > limit * count.num_in:

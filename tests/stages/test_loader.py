@@ -409,8 +409,8 @@ def test_a_null_cell_is_an_image_not_found(tmp_path):
 
 
 def test_a_missing_package_is_named_with_its_install_line():
-    with pytest.raises(MissingExtraError, match=r"pip install 'nearmiss\[s3\]'"):
-        filesystem_of("s3://bucket/a.jpg")
+    with pytest.raises(MissingExtraError, match=r"pip install 'nearmiss\[gcs\]'"):
+        filesystem_of("gs://bucket/a.jpg")
 
 
 def test_the_record_is_carried_over():
