@@ -42,6 +42,11 @@ class Cropper(RecordStage[Seed, Candidate]):
     attempts: Annotated[int, Ge(1)] = 10
     """How many draws at most."""
 
+    def open(self, device: str) -> None:
+        """Load the backends, and the rules on words."""
+        super().open(device)
+        wording.load_rules()
+
     def __post_init__(self) -> None:
         if self.min_area > self.max_area:
             raise ValueError(

@@ -70,6 +70,11 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     feather_px: Annotated[float, Gt(0)] = 1.5
     """Width of the copy's soft edge, inside the mask, in pixels."""
 
+    def open(self, device: str) -> None:
+        """Load the backends, and the rules on words."""
+        super().open(device)
+        wording.load_rules()
+
     def process_one(self, record: Segmented) -> Sequence[Candidate] | Drop:
         """The candidate with one more, or why there is none."""
         seed, region = record.seed, record.region

@@ -51,6 +51,11 @@ class AnnotatedRegions(RecordStage[Seed, Grounded]):
     """Largest share of a region's box that one other annotated box may cover, since it may hide it.
     A box around nearly all of it (the table under a cup) hides nothing and is let pass."""
 
+    def open(self, device: str) -> None:
+        """Load the backends, and the rules on words."""
+        super().open(device)
+        wording.load_rules()
+
     def process_one(self, record: Seed) -> Sequence[Grounded] | Drop:
         """The regions worth changing, best first, or why there is none."""
         left: Sequence[Region] = record.regions

@@ -60,6 +60,11 @@ class Inpainter(Stage[Segmented, Candidate]):
     Also none where another annotated region fits the label, where the answer speaks of several, and
     for parts and kinds of things ("wheel", "animal"), of which there may be more."""
 
+    def open(self, device: str) -> None:
+        """Load the backends, and the rules on words."""
+        super().open(device)
+        wording.load_rules()
+
     def backends(self) -> Sequence[Backend]:
         """The inpainter."""
         return (self.backend,)

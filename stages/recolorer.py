@@ -97,6 +97,11 @@ class Recolorer(RecordStage[Segmented, Candidate]):
     feather_px: Annotated[float, Gt(0)] = 2.0
     """Width of the soft edge, inside the mask, in pixels."""
 
+    def open(self, device: str) -> None:
+        """Load the backends, and the rules on words."""
+        super().open(device)
+        wording.load_rules()
+
     def process_one(self, record: Segmented) -> Sequence[Candidate] | Drop:
         """The recoloured candidate, or why there is none."""
         seed, region = record.seed, record.region

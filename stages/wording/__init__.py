@@ -11,7 +11,14 @@ from stages.wording.doubts import has_limits, is_part, may_stay, speaks_of_sever
 from stages.wording.edits import replace_spans
 from stages.wording.lexicon import may_follow_noun
 from stages.wording.mentions import Mention, find_mentions, label_colors, negated, refers_to
-from stages.wording.nouns import head_noun, is_plural, label_words, plural_of, same_noun
+from stages.wording.nouns import (
+    head_noun,
+    is_plural,
+    label_words,
+    load_rules,
+    plural_of,
+    same_noun,
+)
 from stages.wording.predicates import is_subject, pronoun_colors
 from stages.wording.sides import OPPOSITE, SideReading, mirror_sides, read_sides, side_clause
 from stages.wording.tokens import Token, tokenize
@@ -33,6 +40,7 @@ __all__ = [
     "is_subject",
     "label_colors",
     "label_words",
+    "load_rules",
     "may_follow_noun",
     "may_stay",
     "mirror_sides",

@@ -28,6 +28,11 @@ def _engine() -> Any:
     return inflect.engine()
 
 
+def load_rules() -> None:
+    """Load the plural rules now; stages do so when they open, outside any call's time limit."""
+    _engine()
+
+
 @lru_cache(maxsize=4096)
 def singular_of(noun: str) -> str | None:
     """The singular of a plural noun in lower case; None if the word is a singular."""
