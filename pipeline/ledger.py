@@ -163,7 +163,7 @@ def is_damaged(run: Folder, shard: int) -> bool:
     data = run.read(part_name(shard))
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        file.read()
+        file.read(use_threads=False)  # as in `read_seeds`
         facts = {k.decode(): v.decode() for k, v in file.metadata.metadata.items()}
         Counters.from_json(json.loads(facts["nearmiss_counters"]))
     except DAMAGED as error:
