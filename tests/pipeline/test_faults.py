@@ -101,7 +101,7 @@ def test_records_that_raise_exit_and_hang(bench, small_ray, engine):
     ids = bench.ids
     split = engine == "ray in two groups"
     trouble = Trouble(
-        raises=(ids[1],), exits=(ids[6],), hangs=(ids[11],), time_limit_s=6.0, split=split
+        raises=(ids[1],), exits=(ids[6],), hangs=(ids[11],), time_limit_s=3.0, split=split
     )
     assert run(bench.request(trouble, local=engine == "local")) == Exit.COMPLETE
     bench.check_all_accounted_for()
