@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 from pipeline.errors import UsageError
@@ -213,6 +214,10 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
         ray.kill(board)
 
 
+NODES_S = 20.0
+"""How long to wait for the resources of nodes that are just starting."""
+
+
 def _pools(
     placement: Placement, specs: Sequence[GroupPlacement], num_shards: int
 ) -> list[tuple[int, int]]:
@@ -225,9 +230,18 @@ def _pools(
             (spec.min_actors, max(spec.min_actors, min(spec.max_actors or num_shards, num_shards)))
             for spec in specs
         ]
-    there = ray.cluster_resources()
-    sizes = pool_sizes(specs, there.get("CPU", 0), there.get("GPU", 0), num_shards)
-    return [(size, size) for size in sizes]
+    patience = monotonic() + NODES_S
+    while True:
+        there = ray.cluster_resources()
+        try:
+            sizes = pool_sizes(specs, there.get("CPU", 0), there.get("GPU", 0), num_shards)
+        except UsageError:
+            # Nodes that have just started show their resources a moment later.
+            if monotonic() > patience:
+                raise
+            sleep(0.5)
+        else:
+            return [(size, size) for size in sizes]
 
 
 class _Poll:
