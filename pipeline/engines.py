@@ -272,7 +272,11 @@ class _Poll:
 
 
 def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start one."""
+    """Connect to the cluster that RAY_ADDRESS names (`ray job submit` sets it), or start one.
+
+    Without RAY_ADDRESS a cluster that `ray start` started on this machine is joined;
+    RAY_ADDRESS=local starts one of its own in any case.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What Ray's C++ side says of restarts would bury the progress; set it to "info" to debug Ray.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -284,7 +288,7 @@ def start_ray() -> None:
         "logging_level": logging.ERROR,
     }
     with _muted_stderr():
-        if os.environ.get("RAY_ADDRESS"):
+        if os.environ.get("RAY_ADDRESS", "local") != "local":
             ray.init(**quiet)
         else:
             ray.init(include_dashboard=False, **quiet)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from importlib.metadata import version
 from typing import Any
@@ -179,6 +179,8 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
         if info.identity == identity:
             return info
         log.info("the input is at another place than before")
+        # Until the new manifest is whole no place is right, so an interrupted scan is repeated.
+        write_run_info(folder, replace(info, identity=replace(info.identity, input="")))
     elif folder.names(PARTS):
         raise UsageError(
             f"{folder.url} holds parts but no {RUN_FILE}: it is not a run directory of this "

@@ -38,6 +38,7 @@ class Trouble:
     raises: tuple[str, ...] = ()
     exits: tuple[str, ...] = ()
     hangs: tuple[str, ...] = ()
+    mended: str = ""
     sleep_s: float = 0.0
     shard_size: int = 4
     time_limit_s: float = 60.0
@@ -117,6 +118,7 @@ def book(trouble: Trouble) -> RecipeBook:
         raises=tuple(trouble.raises),
         exits=tuple(trouble.exits),
         hangs=tuple(trouble.hangs),
+        mended=trouble.mended,
         sleep_s=trouble.sleep_s,
     )
     (recipe,) = whole.recipes

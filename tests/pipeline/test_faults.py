@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,18 +187,21 @@ def test_a_stage_that_keeps_failing_stops_the_run(bench):
     assert len(list((bench.run_dir / "parts").iterdir())) == 1
 
 
-def test_errors_can_be_tried_again(bench):
-    flaky = Trouble(raises=tuple(bench.ids[:2]))
+def test_errors_can_be_tried_again(bench, tmp_path):
+    """Rows that raised and rows that crashed become pairs once the cause is mended."""
+    ids, mended = bench.ids, tmp_path / "mended"
+    flaky = Trouble(raises=(ids[0],), exits=(ids[9],), mended=str(mended))
     assert run(bench.request(flaky, local=True)) == Exit.COMPLETE
-    request = bench.request(flaky, local=True)
-    part = bench.run_dir / "parts" / "part-00000.parquet"
-    other = bench.run_dir / "parts" / "part-00001.parquet"
-    inodes = part.stat().st_ino, other.stat().st_ino
-    object.__setattr__(request, "retry_errors", True)
-    assert run(request) == Exit.COMPLETE
-    assert part.stat().st_ino != inodes[0]
-    assert other.stat().st_ino == inodes[1]
-    bench.check_all_accounted_for()
+    reasons = {r["seed_id"]: r["reason"] for r in bench.rows() if r["status"] == "drop"}
+    assert reasons == {ids[0]: "model_error", ids[9]: "crashed"}
+    untouched = bench.run_dir / "parts" / "part-00001.parquet"
+    inode = untouched.stat().st_ino
+    mended.touch()
+    assert run(bench.request(flaky, local=True)) == Exit.COMPLETE
+    assert {r["seed_id"] for r in bench.rows() if r["status"] == "drop"} == {ids[0], ids[9]}
+    assert run(replace(bench.request(flaky, local=True), retry_errors=True)) == Exit.COMPLETE
+    assert [r["seed_id"] for r in bench.rows() if r["status"] == "pair"] == ids
+    assert untouched.stat().st_ino == inode
 
 
 def test_a_second_driver_is_refused_and_a_dead_one_is_not_waited_for(bench):

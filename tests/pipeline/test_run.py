@@ -10,6 +10,7 @@ from PIL import Image as Picture
 
 from pipeline.errors import UsageError
 from pipeline.run import Exit, run
+from pipeline.sources import open_source
 from pipeline.status import status
 from tests.pipeline.harness import Bench, Trouble
 
@@ -108,3 +109,36 @@ def test_an_output_that_cannot_be_written(bench):
 def test_limit_takes_the_first_rows(bench):
     assert run(replace(bench.request(Trouble(), local=True), limit=5)) == Exit.COMPLETE
     assert [row["seed_id"] for row in bench.rows()] == bench.ids[:5]
+
+
+def test_an_input_that_was_moved_is_read_again(bench, tmp_path):
+    """Parts stay; what is left is read from where the images are now."""
+    request = bench.request(Trouble(), local=True)
+    assert run(request) == Exit.COMPLETE
+    before = bench.rows()
+    (bench.run_dir / "parts" / "part-00001.parquet").unlink()
+    kept = (bench.run_dir / "parts" / "part-00000.parquet").stat().st_mtime_ns
+    Path(bench.input).parent.rename(tmp_path / "elsewhere")
+    moved = replace(request, source=open_source(str(tmp_path / "elsewhere" / "seeds.jsonl")))
+    assert run(moved) == Exit.COMPLETE
+    assert bench.rows() == before
+    assert (bench.run_dir / "parts" / "part-00000.parquet").stat().st_mtime_ns == kept
+
+
+def test_a_scan_of_a_moved_input_that_was_interrupted_is_repeated(bench, monkeypatch):
+    request = bench.request(Trouble(), local=True)
+    assert run(request) == Exit.COMPLETE
+    moved = replace(
+        request, source=open_source(bench.input, image_root=str(bench.folder / "input"))
+    )
+
+    def interrupted(_source, folder, *_):
+        folder.delete("seeds/seeds-00002.parquet")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.run.write_manifest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(moved)
+    assert run(request) == Exit.COMPLETE
+    bench.check_all_accounted_for()

@@ -145,3 +145,24 @@ def test_an_exception_leaves_no_note_behind(run, monkeypatch):
         work(run, group(chain()))
     assert run.names("strikes") == []
     assert run.names("parts") == []
+
+
+MIXED = """
+    from schemas.files import Folder
+    from tests.workers.fakes import Saboteur, chain
+    from tests.workers.test_worker import work, group
+    bad = chain(Saboteur(exits=("s4",)), name="bad")
+    work(Folder.at({run!r}), group(chain(name="good"), bad), attempt="a")
+"""
+
+
+def test_a_row_that_kills_one_recipe_of_a_mix_keeps_its_pairs_of_the_others(run):
+    code = textwrap.dedent(MIXED.format(run=run.url))
+    command = [sys.executable, "-c", code]
+    statuses = [subprocess.run(command, check=False).returncode for _ in range(4)]
+    assert statuses == [1, 1, 1, 0]
+    of_s4 = {(r["recipe"], r["status"]) for r in rows(run) if r["seed_id"] == "s4"}
+    assert of_s4 == {("good", "pair"), ("good", "drop"), ("bad", "drop")}
+    assert [r["reason"] for r in rows(run) if r["recipe"] == "bad" and r["seed_id"] == "s4"] == [
+        "crashed"
+    ]
