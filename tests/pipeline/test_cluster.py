@@ -59,8 +59,9 @@ def cluster() -> Iterator[Cluster]:
 
 def test_a_node_is_lost_under_way(tmp_path, cluster):
     here, there = Bench(tmp_path / "here", num=20), Bench(tmp_path / "there", num=20)
-    # In two actor groups, so that shards on their way from one to the other are lost as well.
-    trouble = Trouble(sleep_s=0.25, split=True)
+    # One actor group. With two, a fixed cluster that is left without room for every group can wait
+    # for ever: a pool keeps its least size, and the group that the lost node held cannot restart.
+    trouble = Trouble(sleep_s=0.25)
     assert run(here.request(trouble, local=True)) == Exit.COMPLETE
     removed = threading.Event()
 
