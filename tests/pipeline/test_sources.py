@@ -273,7 +273,7 @@ def test_wrong_columns_are_named(tmp_path):
         ({"chosen": [{"text": "x"}]}, ("field chosen", "role and content")),
         ({"image": 7}, ("field image", "7")),
         ({"license": ["x"]}, ("field license",)),
-        ({"image": "s3://bucket/a.jpg"}, ("pip install 'nearmiss[s3]'",)),
+        ({"image": "gs://bucket/a.jpg"}, ("pip install 'nearmiss[gcs]'",)),
     ],
 )
 def test_errors_name_file_row_field(tmp_path, changes, words):
@@ -317,7 +317,7 @@ def test_inputs_that_are_not_there(tmp_path):
     fails(str(tmp_path), "both .parquet and .jsonl")
     fails(str(tmp_path / "a.parquet"), "a.parquet", "not a readable Parquet file")
     fails(str(tmp_path / "*.txt"), "nothing to read")
-    fails("s3://bucket/rows.jsonl", "pip install 'nearmiss[s3]'")
+    fails("gs://bucket/rows.jsonl", "pip install 'nearmiss[gcs]'")
     fails("nope://bucket/rows.jsonl", "nope")
     fails("", "no input named")
 
