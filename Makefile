@@ -35,8 +35,16 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+# torch first and by version, so that what follows is satisfied with this build of it (CPU, if that
+# is what pip finds). Every torchvision of the registry is built for CUDA: without its dependencies,
+# and with the two operators that it then fails to register declared by tests/torchvision_on_cpu.py,
+# its image transforms work on the CPU.
+$(VENV)/dev.stamp: $(VENV)/demo.stamp tests/torchvision_on_cpu.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[demo,dev,diffusion,chat,train]'
+	$(BIN)/python tests/torchvision_on_cpu.py
 	touch $@
 
 clean:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import UsageError
 from pipeline.placement import GroupPlacement, Placement, pool_sizes, split
+from stages.base import Device
 from workers.chain import Chain
 from workers.counters import Counters
 from workers.worker import Assignment, Group, ShardWorker
@@ -64,7 +65,7 @@ def make_groups(
         group = Group(
             index=index,
             chains=tuple(part[i] for part in parts),
-            device="cuda:0" if spec.device == "cuda" else "cpu",
+            device=Device(spec.device, spec.dtype, spec.compile),
             micro_batch=spec.micro_batch,
             time_limit_s=spec.time_limit_s,
             last=i == used[-1],

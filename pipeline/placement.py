@@ -25,6 +25,10 @@ class GroupPlacement(BaseModel):
     """Stage keys as in the recipes; "rest" takes all that no other group names."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device the stages are opened on. There is no fall-back from cuda to cpu."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the models' weights and activations."""
+    compile: bool = False
+    """Compile the models' repeated blocks where a backend can."""
     num_cpus: Annotated[float, Gt(0)] = 1.0
     """CPUs that Ray reserves for each actor."""
     num_gpus: Annotated[float, Ge(0)] = 0.0

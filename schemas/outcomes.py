@@ -1,7 +1,7 @@
 """Outcomes: how one record left the chain, flattened into the columns of a part file.
 
 A part holds every outcome of its shard. The columns are those of `Pair`, nullable, behind `status`,
-`reason`, `detail` and `stage`; a drop fills the columns that were known when it left.
+`reason`, `detail`, `evidence` and `stage`; a drop fills the columns that were known when it left.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from schemas.records import (
     Segmented,
     SpannedCandidate,
     Step,
+    Tagged,
     VerifiedCandidate,
 )
 
@@ -33,7 +34,7 @@ PAIR = "pair"
 DROP = "drop"
 
 OUTCOME_SCHEMA: pa.Schema = pa.schema(
-    [(name, pa.string()) for name in ("status", "reason", "detail", "stage")]
+    [(name, pa.string()) for name in ("status", "reason", "detail", "evidence", "stage")]
     + list(schema_of(Pair))
 )
 """Columns of `parts/*.parquet`."""
@@ -41,6 +42,7 @@ OUTCOME_SCHEMA: pa.Schema = pa.schema(
 FlowRecord = (
     SeedRef
     | Seed
+    | Tagged
     | Grounded
     | Segmented
     | Candidate
@@ -92,7 +94,7 @@ def seed_of(record: FlowRecord) -> Seed | SeedRef:
     match record:
         case SeedRef() | Seed():
             return record
-        case Grounded() | Segmented() | Candidate():
+        case Tagged() | Grounded() | Segmented() | Candidate():
             return record.seed
         case ScoredCandidate() | VerifiedCandidate():
             return record.candidate.seed
@@ -106,7 +108,12 @@ def outcome_row(outcome: Outcome) -> dict[str, Any]:
     drop, origin = outcome.drop, outcome.origin
     row["status"] = PAIR if drop is None else DROP
     if drop is not None:
-        row.update(reason=str(drop.reason), detail=drop.detail, stage=outcome.stage)
+        row.update(
+            reason=str(drop.reason),
+            detail=drop.detail,
+            evidence=drop.evidence or None,
+            stage=outcome.stage,
+        )
     row.update(_columns(outcome.record), recipe=origin.recipe)
     params = row.pop("params", [])
     row["provenance"] = {
@@ -150,6 +157,8 @@ def _columns(record: FlowRecord) -> dict[str, Any]:
             return _seed_columns(record)
         case Seed():
             return {**_seed_columns(record), "chosen_image": to_row(record.image)}
+        case Tagged():
+            return _columns(record.seed)
         case Grounded():
             return {**_columns(record.seed), "regions": [to_row(r) for r in record.regions]}
         case Segmented():

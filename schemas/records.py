@@ -1,6 +1,7 @@
 """The records that cross stage boundaries: one frozen dataclass per boundary.
 
     SeedRef -loader-> Seed -grounder-> Grounded -segmenter-> Segmented -inpainter-> Candidate
+    Seed -tagger-> Tagged -detector-> Grounded
     Seed -flipper, cropper-> Candidate
     Candidate -embedder-> ScoredCandidate -filter, selector-> ScoredCandidate
     ScoredCandidate -verifier-> VerifiedCandidate -masker-> SpannedCandidate -> Pair
@@ -21,7 +22,7 @@ from schemas.geometry import Box, Mask
 Bytes = bytes
 """An alias, because a field called `bytes` hides the type where its own annotations are read."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a column of `Pair` changes its name, type or meaning; see CHANGELOG.md."""
 
 
@@ -66,13 +67,19 @@ class Reason(StrEnum):
 
 
 class Kind(StrEnum):
-    """How the two images differ: the contrast types of MVC (arXiv 2502.13928), and mDPO's crop."""
+    """How the two images differ.
+
+    The contrast types of MVC (arXiv 2502.13928), mDPO's crop, IC-VCO's relation (arXiv 2605.31312),
+    and another picture altogether (OViP's synthesis, retrieval).
+    """
 
     OBJECT = "object"
     ATTRIBUTE = "attribute"
     COUNT = "count"
     POSITION = "position"
     CROP = "crop"
+    RELATION = "relation"
+    SCENE = "scene"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,8 @@ class Drop:
     """What kind of exit; counted in the status."""
     detail: str = ""
     """One line for a person: the value that decided and the limit it was held against."""
+    evidence: str = ""
+    """What was judged, word for word, where it is not in the record: a model's raw reply."""
 
 
 class Span(NamedTuple):
@@ -114,6 +123,8 @@ class Region:
     """Its pixels, where somebody segmented it."""
     attributes: tuple[str, ...] = ()
     """Annotated properties: ("red", "wooden")."""
+    score: float | None = None
+    """The detector's confidence in [0, 1]; None for an annotation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +193,26 @@ class Seed:
     """As in `SeedRef`."""
     license: str | None
     """As in `SeedRef`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A kind of thing that a picture shows, in words."""
+
+    name: str
+    """As a detector is asked for it: "red panda"."""
+    score: float
+    """The tagger's confidence in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A seed and what its picture shows."""
+
+    seed: Seed
+    """The seed."""
+    tags: tuple[Tag, ...]
+    """Most confident first; () where the seed's annotated regions make tags unnecessary."""
 
 
 @dataclass(frozen=True, slots=True)

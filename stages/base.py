@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from schemas.records import Drop, ScoredCandidate
 
@@ -15,6 +16,34 @@ Out = TypeVar("Out")
 SETTINGS_RULES: dict[str, str | bool] = {"extra": "forbid", "arbitrary_types_allowed": True}
 """How recipes check the fields of stages and backends (read by pydantic): an unknown key is an
 error; a backend is checked against its protocol by `isinstance`."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how models run. The placement's matter: it changes speed, not what is made."""
+
+    name: str = "cpu"
+    """"cpu", or "cuda" for the GPU that the process was given ("cuda:1" for one of several)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations; a backend that must keep more precision says so."""
+    compile: bool = False
+    """Whether backends that can may compile their repeated blocks: a slow start, then faster."""
+
+    def require_cpu(self, backend: str) -> None:
+        """ValueError unless this is the CPU; for backends that have no other form."""
+        if self.name != "cpu":
+            raise ValueError(
+                f"{backend} runs on the cpu alone, not on {self.name}; name its stage in a group "
+                "of the placement with device: cpu"
+            )
+
+
+class ServiceDown(Exception):  # noqa: N818  # a state of the world, not a fault of a row
+    """Something that every row needs is not there: an endpoint, a disk.
+
+    No row is to blame, so none is dropped: the run stops and the same command resumes it. To be
+    raised only after retries; the message says what is down and for how long it was tried.
+    """
 
 
 class Stage(ABC, Generic[In, Out]):
@@ -30,8 +59,8 @@ class Stage(ABC, Generic[In, Out]):
     consumes: ClassVar[type]
     produces: ClassVar[type]
 
-    def open(self, device: str) -> None:
-        """Load the backends' weights onto `device` ("cpu", "cuda:0"), once per worker."""
+    def open(self, device: Device) -> None:
+        """Load the backends' weights onto `device`, once per worker."""
         for backend in self.backends():
             backend.open(device)
 
@@ -77,7 +106,7 @@ class GroupStage(ABC):
 class Backend(Protocol):
     """The model behind a stage: knows tensors and arrays, not records."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Load weights onto `device`; raise if it is not there, never fall back to another."""
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from schemas.geometry import Box
 from schemas.ids import row_seed
 from schemas.records import Candidate, Contrast, Drop, Kind, Seed
 from stages import wording
-from stages.base import RecordStage
+from stages.base import Device, RecordStage
 from stages.pixels import decode, encode_pair
 
 
@@ -42,7 +42,7 @@ class Cropper(RecordStage[Seed, Candidate]):
     attempts: Annotated[int, Ge(1)] = 10
     """How many draws at most."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
         super().open(device)
         wording.load_rules()

@@ -26,7 +26,7 @@ from schemas.records import (
     Segmented,
 )
 from stages import wording
-from stages.base import RecordStage
+from stages.base import Device, RecordStage
 from stages.pixels import Pixels, decode, encode_pair
 
 Bools = NDArray[np.bool_]
@@ -70,7 +70,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     feather_px: Annotated[float, Gt(0)] = 1.5
     """Width of the copy's soft edge, inside the mask, in pixels."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
         super().open(device)
         wording.load_rules()

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 from schemas.geometry import Box
 from schemas.records import Drop, Grounded, Reason, Region, Seed
 from stages import wording
-from stages.base import RecordStage
+from stages.base import Device, RecordStage
 
 _AROUND = 0.9
 """From this share on, the other box is taken to be around the region, not in front of it."""
@@ -51,7 +51,7 @@ class AnnotatedRegions(RecordStage[Seed, Grounded]):
     """Largest share of a region's box that one other annotated box may cover, since it may hide it.
     A box around nearly all of it (the table under a cup) hides nothing and is let pass."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
         super().open(device)
         wording.load_rules()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from schemas.geometry import Box, Mask
 from schemas.records import Candidate, Contrast, Drop, Kind, Reason, Region, Segmented
 from stages import wording
-from stages.base import Backend, Stage
+from stages.base import Backend, Device, Stage
 from stages.pixels import Pixels, decode, encode_pair
 
 BoolMask = NDArray[np.bool_]
@@ -60,7 +60,7 @@ class Inpainter(Stage[Segmented, Candidate]):
     Also none where another annotated region fits the label, where the answer speaks of several, and
     for parts and kinds of things ("wheel", "animal"), of which there may be more."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
         super().open(device)
         wording.load_rules()

@@ -29,7 +29,7 @@ from schemas.records import (
     Span,
 )
 from stages import wording
-from stages.base import RecordStage
+from stages.base import Device, RecordStage
 from stages.oklab import (
     COLOR_NAMES,
     Floats,
@@ -97,7 +97,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
     feather_px: Annotated[float, Gt(0)] = 2.0
     """Width of the soft edge, inside the mask, in pixels."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
         super().open(device)
         wording.load_rules()

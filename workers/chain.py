@@ -17,7 +17,7 @@ from typing import Any
 
 from schemas.outcomes import Origin, Outcome, seed_of
 from schemas.records import Drop, Reason
-from stages.base import GroupStage, Stage
+from stages.base import Device, GroupStage, ServiceDown, Stage
 from workers.counters import Counters
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ChainRunner:
     _limits: dict[str, int] = field(default_factory=dict, init=False)
     """Largest batch that fitted into memory, per stage that once ran out of it."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Open every stage on the device; the ones already open are closed if one fails."""
         try:
             for link in self.chain.links:
@@ -132,6 +132,8 @@ class ChainRunner:
         try:
             with self.guard(link.name):
                 results = list(stage.process(batch))
+        except ServiceDown:
+            raise
         except Exception as error:  # noqa: BLE001  # the one place where trouble becomes a drop
             if len(batch) == 1:
                 return [_trouble(link, error)]
@@ -171,6 +173,8 @@ class ChainRunner:
         try:
             with self.guard(link.name):
                 chosen = list(stage.select(group))
+        except ServiceDown:
+            raise
         except Exception as error:  # noqa: BLE001  # as in `_process`
             return [(record, _trouble(link, error)) for record in group]
         if len(chosen) != len(group):

@@ -19,6 +19,7 @@ from schemas.manifest import read_seeds
 from schemas.outcomes import OUTCOME_SCHEMA, Outcome, outcome_table, seed_of
 from schemas.records import SeedRef
 from schemas.shards import ROW_GROUP_ROWS, write_part
+from stages.base import Device
 from workers.chain import Chain, ChainRunner
 from workers.counters import Counters
 from workers.guard import FlightLog, Watchdog
@@ -35,8 +36,8 @@ class Group:
     """Position among the groups, from 0."""
     chains: tuple[Chain, ...]
     """Per recipe the links of this group; a recipe without any passes through untouched."""
-    device: str
-    """Device of every stage in the group: "cpu" or "cuda:0"."""
+    device: Device
+    """Where every stage of the group runs."""
     micro_batch: int
     """Seeds in one pass through the group's stages."""
     time_limit_s: float

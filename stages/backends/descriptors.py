@@ -16,6 +16,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
+from stages.base import Device
 from stages.pixels import Pixels
 
 _NEUTRAL = np.array([55.0, 0.0, 0.0], np.float32)
@@ -41,9 +42,9 @@ class ColorLayout:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Nothing to load; ValueError for a device that is not the CPU."""
-        _require_cpu(self.name, device)
+        device.require_cpu(self.name)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -100,9 +101,9 @@ class GradientGrid:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Nothing to load; ValueError for a device that is not the CPU."""
-        _require_cpu(self.name, device)
+        device.require_cpu(self.name)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -146,8 +147,3 @@ def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _stack(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.stack([_unit(row) for row in rows])
-
-
-def _require_cpu(name: str, device: str) -> None:
-    if device != "cpu":
-        raise ValueError(f'{name} runs on "cpu", not on "{device}"; place it on a CPU actor')

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from stages.backends.patchmatch import RADIUS, Effort, complete
+from stages.base import Device
 from stages.pixels import Pixels
 
 BoolMask = NDArray[np.bool_]
@@ -35,9 +36,9 @@ class PatchFill:
     """Cost of copying from another height, in grey levels per 1% of the crop: grounds and skies
     change with height. A fifth of it holds for columns."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Nothing to load; runs on the CPU. ValueError for any other device."""
-        _only_cpu(self.name, device)
+        device.require_cpu(self.name)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -73,9 +74,9 @@ class TeleaFill:
     radius: Annotated[float, Ge(1), Le(50)] = 5.0
     """Neighbourhood in pixels that a filled pixel is mixed from."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Nothing to load; runs on the CPU. ValueError for any other device."""
-        _only_cpu(self.name, device)
+        device.require_cpu(self.name)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -101,11 +102,6 @@ class TeleaFill:
 
 FILLS = (PatchFill, TeleaFill)
 """What a recipe can choose from, the default first."""
-
-
-def _only_cpu(name: str, device: str) -> None:
-    if device != "cpu":
-        raise ValueError(f"backend {name!r} runs on 'cpu' alone, got device {device!r}")
 
 
 def _window(mask: BoolMask, context: float, least: int) -> tuple[slice, slice] | None:

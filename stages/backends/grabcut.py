@@ -17,6 +17,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from schemas.geometry import Box
+from stages.base import Device
 from stages.pixels import Pixels
 
 BoolMask = NDArray[np.bool_]
@@ -47,10 +48,9 @@ class GrabCut:
     hole_share: Annotated[float, Ge(0), Le(1)] = 0.03
     """Holes smaller than this share of the region are filled."""
 
-    def open(self, device: str) -> None:
+    def open(self, device: Device) -> None:
         """Nothing to load; runs on the CPU. ValueError for any other device."""
-        if device != "cpu":
-            raise ValueError(f"backend 'grabcut' runs on 'cpu' alone, got device {device!r}")
+        device.require_cpu(self.name)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -230,8 +230,8 @@ def test_what_runs_nothing_loads_no_ray(seeds, finished, facts, command):
 def pair_and_drop(run: Path) -> tuple[str, str]:
     text = (run / "data" / "train-00000-of-00001.parquet").read_bytes()
     assert text[:4] == b"PAR1"
-    from schemas.files import Folder  # noqa: PLC0415
-    from schemas.shards import read_part  # noqa: PLC0415
+    from schemas.files import Folder
+    from schemas.shards import read_part
 
     rows = [r for i in (0, 1) for t in read_part(Folder.at(str(run)), i) for r in t.to_pylist()]
     pair = next(row["pair_id"] for row in rows if row["status"] == "pair")

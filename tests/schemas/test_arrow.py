@@ -116,7 +116,7 @@ def test_a_drop_keeps_what_was_known(record, drop):
 def test_reasons_and_columns_are_a_published_format():
     # Renaming one of these breaks files that people have; raise SCHEMA_VERSION and say so.
     assert OUTCOME_SCHEMA.names == [
-        "status", "reason", "detail", "stage", "pair_id", "seed_id", "chosen_image",
+        "status", "reason", "detail", "evidence", "stage", "pair_id", "seed_id", "chosen_image",
         "rejected_image", "prompt", "chosen", "rejected", "counterfactual", "chosen_spans",
         "counterfactual_spans", "recipe", "contrast", "regions", "scores", "verdict",
         "provenance", "source", "license",

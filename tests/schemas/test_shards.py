@@ -158,6 +158,7 @@ def features() -> datasets.Features:
     mask = {"height": number, "width": number, "counts": datasets.List(number)}
     region = {
         "label": text, "box": datasets.List(real), "mask": mask, "attributes": datasets.List(text),
+        "score": real,
     }  # fmt: skip
     return datasets.Features({
         "pair_id": text, "seed_id": text, "chosen_image": image, "rejected_image": image,

@@ -11,6 +11,7 @@ from pipeline.demo.scenes import scene
 from schemas.geometry import Mask
 from schemas.records import Candidate, Contrast, Image, Kind, Region, Seed
 from stages.backends.descriptors import ColorLayout, GradientGrid
+from stages.base import Device
 from stages.embedder import Embedder, EmbedderBackend
 from stages.pixels import decode, encode_jpeg
 
@@ -108,11 +109,11 @@ def test_more_erased_is_less_alike():
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
 def test_only_the_cpu_is_accepted(backend):
-    backend.open("cpu")
+    backend.open(Device())
     backend.close()
     backend.close()
     with pytest.raises(ValueError, match="cuda:0"):
-        backend.open("cuda:0")
+        backend.open(Device("cuda:0"))
 
 
 @dataclass
@@ -139,7 +140,7 @@ def test_scores_come_in_order_and_each_picture_is_embedded_once():
     edits = [encode_jpeg(erased(0)), encode_jpeg(recolored(0)), encode_jpeg(erased(1))]
     detail = Counting()
     stage = Embedder(ColorLayout(), detail)
-    stage.open("cpu")
+    stage.open(Device())
     batch = [
         candidate("a", one, edits[0]),
         candidate("a", one, edits[1]),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.geometry import Box, Mask
 from schemas.records import Candidate, Drop, Kind, Reason, Region, Seed, Segmented
 from stages.backends.fill import FILLS, PatchFill, TeleaFill
+from stages.base import Device
 from stages.inpainter import Inpainter, InpainterBackend, absence, blended, plain_label
 from stages.pixels import decode, encode_jpeg
 
@@ -189,7 +190,7 @@ def test_any_hole_in_any_picture_is_filled(width, height, corners, backend):
 def test_fills_refuse_another_device():
     for backend in FILLS:
         with pytest.raises(ValueError, match="cuda:0"):
-            backend().open("cuda:0")
+            backend().open(Device("cuda:0"))
 
 
 @given(st.integers(0, 2**16), st.integers(0, 6))
@@ -208,7 +209,7 @@ def test_candidate_says_what_was_done():
     pixels, _, mask = scene(1)
     stage = Inpainter(PatchFill())
     assert isinstance(stage.backend, InpainterBackend)
-    stage.open("cpu")
+    stage.open(Device())
     ((candidate,),) = stage.process([record(pixels, mask)])
     stage.close()
     assert isinstance(candidate, Candidate)

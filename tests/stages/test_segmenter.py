@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.geometry import Box, Mask
 from schemas.records import Drop, Grounded, Reason, Region, Seed
 from stages.backends.grabcut import GrabCut
+from stages.base import Device
 from stages.pixels import decode, encode_jpeg
 from stages.segmenter import Segmenter, SegmenterBackend
 
@@ -156,14 +157,14 @@ def test_boxes_at_the_borders(box):
 
 def test_grabcut_refuses_another_device():
     with pytest.raises(ValueError, match="cuda:0"):
-        GrabCut().open("cuda:0")
+        GrabCut().open(Device("cuda:0"))
 
 
 def test_one_record_per_region_with_the_mask_in_it():
     pixels, truth, box = scene(9)
     stage = Segmenter(GrabCut())
     assert isinstance(stage.backend, SegmenterBackend)
-    stage.open("cpu")
+    stage.open(Device())
     (outcome,) = stage.process([grounded(pixels, box)])
     stage.close()
     assert [s.region.label for s in outcome] == ["thing 0"]

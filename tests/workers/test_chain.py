@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import Drop, Reason, Seed
-from stages.base import Stage
+from stages.base import Device, Stage
 from tests.workers.fakes import FanOut, Lowest, Saboteur, chain, ref
 from workers.chain import ChainRunner, Link, StageContractError
 from workers.counters import Counters
@@ -20,7 +20,7 @@ IDS = [f"s{i}" for i in range(10)]
 
 def run(links_of, ids=IDS):
     runner = ChainRunner(links_of, Counters())
-    runner.open("cpu")
+    runner.open(Device())
     live, outcomes = runner.run([ref(i) for i in ids])
     return live, outcomes, runner
 
@@ -103,8 +103,8 @@ class Heavy(FanOut):
     log: tuple[list[str], ...] = ([],)
     fails: bool = False
 
-    def open(self, device: str) -> None:
-        self.log[0].append(f"open {device}")
+    def open(self, device: Device) -> None:
+        self.log[0].append(f"open {device.name}")
         if self.fails:
             raise RuntimeError("no such device")
 
@@ -116,7 +116,7 @@ def test_stages_are_opened_on_the_device_and_closed_even_if_one_fails():
     good, bad = Heavy(log=([],)), Heavy(log=([],), fails=True)
     links = (Link("good", good), Link("bad", bad))
     with pytest.raises(RuntimeError, match="no such device"):
-        ChainRunner(replace(chain(), links=links), Counters()).open("cuda:0")
+        ChainRunner(replace(chain(), links=links), Counters()).open(Device("cuda:0"))
     assert good.log[0] == ["open cuda:0", "close"]
     assert bad.log[0] == ["open cuda:0", "close"]
 
