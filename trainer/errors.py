@@ -1,0 +1,15 @@
+"""What can go wrong that is not a bug: one line each, and what to do about it."""
+
+from __future__ import annotations
+
+
+class UsageError(ValueError):
+    """Bad arguments, settings, shards or checkpoint folder: one line, exit status 2."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; those written before are whole."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient is NaN or infinite; the message names the rows."""
