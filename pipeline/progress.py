@@ -26,7 +26,15 @@ log = logging.getLogger(__name__)
 LOG_EVERY_S = 60.0
 SURELY_NOT_FOUND = 50
 """So many images in a row that are not there are no accident of the data."""
-TROUBLE = frozenset({Reason.MODEL_ERROR, Reason.OUT_OF_MEMORY, Reason.CRASHED, Reason.TIMED_OUT})
+TROUBLE = frozenset(
+    {
+        Reason.MODEL_ERROR,
+        Reason.OUT_OF_MEMORY,
+        Reason.CRASHED,
+        Reason.TIMED_OUT,
+        Reason.REQUEST_FAILED,
+    }
+)
 """Reasons that count towards a stage's error share."""
 
 

@@ -6,13 +6,14 @@ A part holds every outcome of its shard. The columns are those of `Pair`, nullab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from schemas.arrow import from_row, schema_of, to_row
+from schemas.drafts import AnswerPair, Described, Judged, PlannedEdit, Sampled
 from schemas.ids import content_id
 from schemas.records import (
     Candidate,
@@ -45,6 +46,11 @@ FlowRecord = (
     | Tagged
     | Grounded
     | Segmented
+    | PlannedEdit
+    | Sampled
+    | Judged
+    | AnswerPair
+    | Described
     | Candidate
     | ScoredCandidate
     | VerifiedCandidate
@@ -95,6 +101,8 @@ def seed_of(record: FlowRecord) -> Seed | SeedRef:
         case SeedRef() | Seed():
             return record
         case Tagged() | Grounded() | Segmented() | Candidate():
+            return record.seed
+        case PlannedEdit() | Sampled() | Judged() | AnswerPair() | Described():
             return record.seed
         case ScoredCandidate() | VerifiedCandidate():
             return record.candidate.seed
@@ -163,6 +171,20 @@ def _columns(record: FlowRecord) -> dict[str, Any]:
             return {**_columns(record.seed), "regions": [to_row(r) for r in record.regions]}
         case Segmented():
             return {**_columns(record.seed), "regions": [to_row(record.region)]}
+        case PlannedEdit():
+            own = to_row(record)
+            names = ("contrast", "counterfactual", "regions")
+            known = {name: own[name] for name in names}
+            return {**_columns(record.seed), **known, "params": _params(record.params)}
+        case Sampled() | Judged() | AnswerPair():
+            return _columns(record.seed)
+        case Described():
+            known = {
+                "contrast": to_row(record.contrast),
+                "counterfactual": record.counterfactual,
+                "params": _params(record.params),
+            }
+            return {**_columns(record.seed), **known}
         case Candidate():
             own = to_row(record)
             del own["seed"]
@@ -182,6 +204,10 @@ def _columns(record: FlowRecord) -> dict[str, Any]:
                 "chosen_spans": [list(s) for s in record.chosen_spans],
                 "counterfactual_spans": [list(s) for s in record.counterfactual_spans],
             }
+
+
+def _params(params: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in params.items()]
 
 
 def _seed_columns(seed: Seed | SeedRef) -> dict[str, Any]:

@@ -3,11 +3,15 @@
     SeedRef -loader-> Seed -grounder-> Grounded -segmenter-> Segmented -inpainter-> Candidate
     Seed -tagger-> Tagged -detector-> Grounded
     Seed -flipper, cropper-> Candidate
+    Seed -planner-> PlannedEdit -editor-> Candidate
+    Seed -sampler-> Sampled -judge-> Judged -pairer-> AnswerPair -describer-> Described
+    Described -synthesizer-> Candidate
     Candidate -embedder-> ScoredCandidate -filter, selector-> ScoredCandidate
     ScoredCandidate -verifier-> VerifiedCandidate -masker-> SpannedCandidate -> Pair
 
-A record that leaves the flow early becomes a `Drop`. `outcomes.py` flattens whatever came last into
-the columns of `Pair`, so that a dropped row is kept with all that was known about it.
+Those between a seed and its candidate that language models write are in `drafts.py`. A record that
+leaves the flow early becomes a `Drop`. `outcomes.py` flattens whatever came last into the columns
+of `Pair`, so that a dropped row is kept with all that was known about it.
 """
 
 from __future__ import annotations
@@ -18,52 +22,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from schemas.geometry import Box, Mask
+from schemas.reasons import Reason as Reason  # noqa: PLC0414  # read with the records
 
 Bytes = bytes
 """An alias, because a field called `bytes` hides the type where its own annotations are read."""
 
 SCHEMA_VERSION = 2
 """Raised whenever a column of `Pair` changes its name, type or meaning; see CHANGELOG.md."""
-
-
-class Reason(StrEnum):
-    """Why a record left the flow. The values are the strings stored in Parquet."""
-
-    # The row as it came in.
-    IMAGE_NOT_FOUND = "image_not_found"
-    BAD_IMAGE = "bad_image"
-    IMAGE_TOO_LARGE = "image_too_large"
-    IMAGE_TOO_SMALL = "image_too_small"
-    BAD_BOX = "bad_box"
-    BAD_TEXT = "bad_text"
-    TEXT_TOO_LONG = "text_too_long"
-    MISSING_ANSWER = "missing_answer"
-    # What the recipe needs and this row does not have.
-    NO_REGION = "no_region"
-    NOT_IN_ANSWER = "not_in_answer"
-    AMBIGUOUS_REGION = "ambiguous_region"
-    REGION_TOO_SMALL = "region_too_small"
-    REGION_TOO_LARGE = "region_too_large"
-    BAD_SEGMENTATION = "bad_segmentation"
-    NO_COLOR_WORD = "no_color_word"
-    COLOR_MISMATCH = "color_mismatch"
-    NO_COUNT_WORD = "no_count_word"
-    COUNT_MISMATCH = "count_mismatch"
-    NO_FREE_PLACE = "no_free_place"
-    NO_SIDE_WORD = "no_side_word"
-    SIDE_IN_PROMPT = "side_in_prompt"
-    # Judgements on the finished candidate.
-    TOO_SIMILAR = "too_similar"
-    TOO_DIFFERENT = "too_different"
-    NOT_SELECTED = "not_selected"
-    NO_CHANGE_INSIDE = "no_change_inside"
-    CHANGE_OUTSIDE = "change_outside"
-    NO_TEXT_DIFFERENCE = "no_text_difference"
-    # Trouble.
-    MODEL_ERROR = "model_error"
-    OUT_OF_MEMORY = "out_of_memory"
-    CRASHED = "crashed"
-    TIMED_OUT = "timed_out"
 
 
 class Kind(StrEnum):

@@ -39,16 +39,26 @@ EXPLANATIONS: Mapping[str, str] = {
     "exchanged, so the mirrored picture would not make it wrong.",
     Reason.SIDE_IN_PROMPT: "The prompt itself says left or right, so mirroring would change "
     "the question.",
+    Reason.MODEL_REFUSED: "The chat model declined to answer; the evidence holds its words.",
+    Reason.BAD_REPLY: "The chat model's reply was not in the form asked for, nor was its second "
+    "one; the evidence holds it.",
+    Reason.NOTHING_TO_EDIT: "No single edit of the picture would make the wrong answer right, or "
+    "the planned one does not fit the answers.",
+    Reason.NO_ANSWER_PAIR: "The sampled answers do not differ enough in quality to make a pair.",
     Reason.TOO_SIMILAR: "The near miss is so like the original that the difference may not show.",
     Reason.TOO_DIFFERENT: "The near miss is so unlike the original that it is no near miss.",
     Reason.NOT_SELECTED: "A good candidate, but another one of the same input row was better.",
     Reason.NO_CHANGE_INSIDE: "Hardly anything changed inside the region.",
     Reason.CHANGE_OUTSIDE: "The picture changed outside the region, too.",
     Reason.NO_TEXT_DIFFERENCE: "The true answer and the counterfactual say the same.",
+    Reason.REFUTED: "The chat model that was asked to check the pair did not find in the pictures "
+    "what the answers say.",
     Reason.MODEL_ERROR: "A stage failed on this row; the detail holds its error.",
     Reason.OUT_OF_MEMORY: "A stage ran out of memory even with this row alone.",
     Reason.TIMED_OUT: "A stage took longer over this row than the time limit allows.",
     Reason.CRASHED: "The row ended the process that worked on it twice, and was set aside.",
+    Reason.REQUEST_FAILED: "The chat endpoint would not take this row's request, or failed on it "
+    "again and again.",
 }
 """One plain sentence for every reason."""
 
