@@ -99,7 +99,32 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("run", metavar="RUN", help="run directory")
     show.add_argument("pair_id", metavar="PAIR_ID", help="pair id or seed id, or its beginning")
     show.add_argument("--images-to", metavar="FOLDER", help="also write the two images there")
+    _add_export(commands.add_parser("export", help="a finished run in the form of another trainer"))
     return parser
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("run", metavar="RUN", help="run directory")
+    export.add_argument("--output", required=True, metavar="DIR", help="new folder: path or URL")
+    export.add_argument(
+        "--format",
+        required=True,
+        metavar="FORM",
+        help="trl, ms-swift, llamafactory, ic-vco, mvc, symmpo or llava",
+    )
+    export.add_argument(
+        "--negative",
+        choices=("auto", "rejected", "counterfactual"),
+        default="auto",
+        help="wrong answer of the original: rejected where there is one (auto), or one of the two",
+    )
+    export.add_argument(
+        "--both-sides", action="store_true", help="also a row about the near miss itself"
+    )
+    export.add_argument(
+        "--validation", type=float, default=0.0, metavar="SHARE", help="share of images held out"
+    )
+    export.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the hold-out")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:

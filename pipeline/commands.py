@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from pipeline.errors import UsageError
+from pipeline.export import Wanted, export_run
 from pipeline.ledger import read_run_info
 from pipeline.placement import load_placement
 from pipeline.plan import plan
@@ -61,6 +62,13 @@ def _show(args: argparse.Namespace) -> int:
     return Exit.COMPLETE
 
 
+def _export(args: argparse.Namespace) -> int:
+    wanted = Wanted(args.negative, args.both_sides, args.validation, args.seed)
+    facts = export_run(args.run, args.format, args.output, wanted)
+    sys.stdout.write(facts.text(args.output) + "\n")
+    return Exit.COMPLETE
+
+
 def _source(args: argparse.Namespace) -> Source:
     columns: dict[str, str] = {}
     for text in args.columns:
@@ -79,4 +87,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "report": _report,
     "show": _show,
+    "export": _export,
 }

@@ -27,7 +27,8 @@ ROW_GROUP_ROWS = 64
 SHARD_BYTES = 500 * 10**6
 """Size at which a data file ends, as in `datasets`."""
 
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""Storage of an image column, as `datasets` wants it: this order, these types."""
 
 
 def hf_features(schema: pa.Schema) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def hf_features(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _hf_feature(kind: pa.DataType) -> dict[str, Any]:
-    if kind.equals(_IMAGE):
+    if kind.equals(IMAGE_TYPE):
         return {"_type": "Image"}
     if pa.types.is_struct(kind):
         return {field.name: _hf_feature(field.type) for field in kind}
@@ -62,7 +63,7 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, bool]]:
     if pa.types.is_struct(kind):
         for child in kind:
             for path, _ in _leaves(f"{name}.{child.name}", child.type):
-                yield path, kind.equals(_IMAGE) and child.name == "bytes"
+                yield path, kind.equals(IMAGE_TYPE) and child.name == "bytes"
     elif pa.types.is_list(kind):
         yield from _leaves(f"{name}.list.element", kind.value_type)
     else:
@@ -146,19 +147,23 @@ def read_part(
 
 @dataclass
 class DataWriter:
-    """Writes accepted pairs as `data/{split}-00000-of-0000N.parquet`, in the order they come.
+    """Writes rows with images as `data/{split}-00000-of-0000N.parquet`, in the order they come.
 
     The files carry temporary names until `finish`, because N is not known before.
     """
 
     run: Folder
-    """The run directory."""
+    """The run directory, or the root of an export."""
     writer: str
     """Names the writer in the temporary names, so that two never write the same file."""
     split: str = "train"
     """Split name in the file names."""
     shard_bytes: int = SHARD_BYTES
     """Size at which a file ends."""
+    folder: str = "data"
+    """Sub-folder that the files go to; nothing else may write there."""
+    schema: pa.Schema = DATA_SCHEMA
+    """Columns, with the Hugging Face metadata."""
     num_rows: int = field(default=0, init=False)
     """Pairs written so far."""
     _num_files: int = field(default=0, init=False)
@@ -170,7 +175,7 @@ class DataWriter:
     _pending_rows: int = field(default=0, init=False)
 
     def add(self, table: pa.Table) -> None:
-        """Append rows of `DATA_SCHEMA`; the images' bytes are copied, never encoded again."""
+        """Append rows of `schema`; the images' bytes are copied, never encoded again."""
         most = min(ROW_GROUP_BYTES, self.shard_bytes)
         for start in range(table.num_rows):
             row = table.slice(start, 1)
@@ -188,16 +193,16 @@ class DataWriter:
             self._close_file()
         if self._open is None:
             self._sink = self.run.open_for_writing(self._temporary(self._num_files))
-            self._open = _writer(self._sink, DATA_SCHEMA)
+            self._open = _writer(self._sink, self.schema)
             self._num_files += 1
-        group = pa.concat_tables(self._pending).combine_chunks().cast(DATA_SCHEMA)
+        group = pa.concat_tables(self._pending).combine_chunks().cast(self.schema)
         self._open.write_table(group, row_group_size=ROW_GROUP_ROWS)
         self.num_rows += self._pending_rows
         self._file_bytes += self._pending_bytes
         self._pending, self._pending_bytes, self._pending_rows = [], 0, 0
 
     def _temporary(self, index: int) -> str:
-        return f"data/.writing-{self.split}-{self.writer}-{index:05d}"
+        return f"{self.folder}/.writing-{self.split}-{self.writer}-{index:05d}"
 
     def _close_file(self) -> None:
         if self._open is not None:
@@ -210,14 +215,14 @@ class DataWriter:
         self._flush()
         self._close_file()
         final = [
-            f"data/{self.split}-{i:05d}-of-{self._num_files:05d}.parquet"
+            f"{self.folder}/{self.split}-{i:05d}-of-{self._num_files:05d}.parquet"
             for i in range(self._num_files)
         ]
         keep = {*final, *(self._temporary(i) for i in range(self._num_files))}
-        for name in self.run.names("data"):
+        for name in self.run.names(self.folder):
             mine = name.startswith((f"{self.split}-", f".writing-{self.split}-"))
-            if mine and f"data/{name}" not in keep:
-                self.run.delete(f"data/{name}")
+            if mine and f"{self.folder}/{name}" not in keep:
+                self.run.delete(f"{self.folder}/{name}")
         for index, name in enumerate(final):
             self.run.move(self._temporary(index), name)
         return final
@@ -225,8 +230,12 @@ class DataWriter:
 
 def _image_bytes(row: pa.Table) -> int:
     total = 0
-    for name in ("chosen_image", "rejected_image"):
-        total += pc.binary_length(pc.struct_field(row[name], "bytes"))[0].as_py() or 0
+    for column in row.columns:
+        images = column
+        if pa.types.is_list(column.type):
+            images = pc.list_flatten(column)
+        if images.type.equals(IMAGE_TYPE):
+            total += pc.sum(pc.binary_length(pc.struct_field(images, "bytes"))).as_py() or 0
     return total
 
 

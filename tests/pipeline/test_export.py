@@ -1,0 +1,213 @@
+"""Exports, read back by the loaders that they are for: `datasets`, TRL's collator, plain JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.errors import UsageError
+from pipeline.export import FORMATS, Wanted, export_run
+from schemas.files import Folder
+from schemas.shards import write_data
+from tests.pipeline.fake_runs import pair, picture, write_run
+
+CHOSEN, REJECTED = "A red stool stands there.", "A green lamp stands there."
+COUNTERFACTUAL = "A blue stool stands there."
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    """Ten pairs; the last two are of one image and have no ordinary wrong answer."""
+    outcomes = [pair(f"a{i}", i) for i in range(8)]
+    outcomes += [pair("b0", 8, rejected=None), pair("b1", 8, rejected=None)]
+    url = write_run(tmp_path_factory.mktemp("export") / "run", outcomes)
+    write_data(Folder.at(url), [0], "test")
+    return url
+
+
+def exported(run: str, form: str, folder: Path, **wanted: object) -> Path:
+    export_run(run, form, str(folder / form), Wanted(**wanted))
+    return folder / form
+
+
+def loaded(folder: Path, config: str | None = None, split: str = "train") -> datasets.Dataset:
+    return datasets.load_dataset(str(folder), config, split=split, cache_dir=str(folder / ".cache"))
+
+
+def same_picture(image: PIL.Image.Image, key: int) -> bool:
+    return np.array_equal(np.asarray(image), np.asarray(_decoded(key)))
+
+
+def _decoded(key: int) -> PIL.Image.Image:
+    import io
+
+    return PIL.Image.open(io.BytesIO(picture(key).bytes)).convert("RGB")
+
+
+def test_trl_rows_hold_one_image_and_two_answers(run, tmp_path):
+    rows = loaded(exported(run, "trl", tmp_path))
+    assert rows.num_rows == 10
+    first, last = rows[0], rows[9]
+    assert first["prompt"] == [{"role": "user", "content": "What stands there?"}]
+    assert first["chosen"] == [{"role": "assistant", "content": CHOSEN}]
+    assert first["rejected"] == [{"role": "assistant", "content": REJECTED}]
+    assert last["rejected"][0]["content"] == COUNTERFACTUAL  # it has no other wrong answer
+    (image,) = first["images"]
+    assert same_picture(image, 0)
+
+
+def test_both_sides_mirror_every_row(run, tmp_path):
+    rows = loaded(exported(run, "trl", tmp_path, both_sides=True, negative="counterfactual"))
+    assert rows.num_rows == 20
+    original, near_miss = rows[2], rows[3]
+    assert original["rejected"] == near_miss["chosen"]
+    assert original["chosen"] == near_miss["rejected"]
+    assert near_miss["chosen"][0]["content"] == COUNTERFACTUAL
+    assert same_picture(near_miss["images"][0], 10_001)
+
+
+def test_trl_itself_takes_the_rows(run, tmp_path, monkeypatch):
+    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+    from tests.tiny.vlm_for_export import tiny_llava_processor
+
+    rows = loaded(exported(run, "trl", tmp_path))
+    collator = DataCollatorForVisionPreference(processor=tiny_llava_processor())
+    batch = collator([rows[0], rows[9]])
+    # Chosen rows first, then the rejected ones, with the same images.
+    assert batch["pixel_values"].shape[0] == batch["input_ids"].shape[0] == 4
+
+
+def test_ms_swift_rows_differ_in_the_image(run, tmp_path):
+    rows = loaded(exported(run, "ms-swift", tmp_path))
+    row = rows[3]
+    assert [m["role"] for m in row["messages"]] == ["user", "assistant"]
+    assert row["messages"][0]["content"] == "<image>What stands there?"
+    assert row["messages"][1]["content"] == CHOSEN
+    assert same_picture(row["images"][0], 3)
+    assert same_picture(row["rejected_images"][0], 10_003)
+
+
+def test_llamafactory_finds_its_files_and_columns(run, tmp_path):
+    folder = exported(run, "llamafactory", tmp_path, validation=0.5)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    assert set(info) == {"nearmiss", "nearmiss_validation"}
+    for entry in info.values():
+        rows = datasets.load_dataset(
+            "parquet", data_files=[str(f) for f in (folder / entry["file_name"]).iterdir()],
+            split="train", cache_dir=str(tmp_path / "cache"),
+        )  # fmt: skip
+        assert set(entry["columns"].values()) <= set(rows.column_names)
+        for row in rows:
+            said = "".join(turn["value"] for turn in row["conversations"])
+            assert said.count("<image>") == len(row["images"]) == 1
+            assert {row["chosen"]["from"], row["rejected"]["from"]} == {"gpt"}
+
+
+def test_ic_vco_loads_by_its_configurations(run, tmp_path):
+    folder = exported(run, "ic-vco", tmp_path, validation=0.4)
+    rows = loaded(folder, "preference")
+    held_out = loaded(folder, "preference", "validation")
+    assert rows.num_rows + held_out.num_rows == 10
+    rows = rows.cast_column("images", datasets.List(datasets.Image(decode=False)))
+    for row in rows:
+        assert len(row["images"]) == 2
+        assert all(image["bytes"] and image["path"] is None for image in row["images"])
+        (start, end) = row["chosen_response_spans"][0]
+        assert row["chosen"][start:end] == "red"
+        (start, end) = row["rejected_response_spans"][0]
+        assert row["rejected"][start:end] == "blue"
+    sft = loaded(folder, "sft")
+    assert sft.num_rows == 2 * rows.num_rows
+    assert {row["completion"] for row in sft} == {CHOSEN, COUNTERFACTUAL}
+
+
+def test_mvc_json_names_images_that_open(run, tmp_path, monkeypatch):
+    folder = exported(run, "mvc", tmp_path)
+    rows = json.loads((folder / "mvc_train.json").read_text("utf-8"))
+    assert len(rows) == 10
+    monkeypatch.chdir(folder)
+    for key, row in zip([*range(8), 8, 8], rows, strict=True):
+        assert row["instruction_prompt"] == "What stands there?"
+        assert (row["chosen_response"], row["rejected_response"]) == (CHOSEN, COUNTERFACTUAL)
+        assert row["system_prompt"] == ""
+        for name, of in (("chosen_images", key), ("rejected_images", key + 10_000)):
+            (path,) = row[name]
+            assert same_picture(PIL.Image.open(path).convert("RGB"), of)
+    assert len(list(Path("images").iterdir())) == 18  # the shared original once
+
+
+def test_symmpo_rows_have_both_images_and_four_answers(run, tmp_path):
+    row = loaded(exported(run, "symmpo", tmp_path))[0]
+    assert (row["resp_1_w"], row["resp_1_l"]) == (CHOSEN, REJECTED)
+    assert (row["resp_2_w"], row["resp_2_l"]) == (COUNTERFACTUAL, CHOSEN)
+    assert same_picture(row["image_1"], 0)
+    assert same_picture(row["image_2"], 10_000)
+    assert json.loads(row["origin_split"]) == {"recipe": "removal", "kind": "object"}
+
+
+def test_llava_rows_are_supervised(run, tmp_path):
+    folder = exported(run, "llava", tmp_path, both_sides=True)
+    rows = json.loads((folder / "llava_train.json").read_text("utf-8"))
+    assert [row["conversations"][1]["value"] for row in rows[:2]] == [CHOSEN, COUNTERFACTUAL]
+    assert len({row["id"] for row in rows}) == 20
+    assert all((folder / row["image"]).is_file() for row in rows)
+
+
+def test_pairs_of_one_image_stay_on_one_side_whatever_the_run(run, tmp_path):
+    sides: dict[str, str] = {}
+    for split in ("train", "validation"):
+        folder = exported(run, "symmpo", tmp_path / split, validation=0.5, seed=3)
+        for row in loaded(folder, split=split).select_columns(["image_path_1"]):
+            sides.setdefault(row["image_path_1"], split)
+            assert sides[row["image_path_1"]] == split
+    assert set(sides.values()) == {"train", "validation"}
+
+
+def test_what_cannot_be_a_row_is_counted(tmp_path, capsys):
+    import dataclasses
+
+    from schemas.records import SpannedCandidate
+
+    whole = pair("a0", 0)
+    assert isinstance(whole.record, SpannedCandidate)
+    verified = whole.record.verified
+    mute = dataclasses.replace(verified.candidate, counterfactual=None)
+    lone = dataclasses.replace(
+        whole, record=SpannedCandidate(dataclasses.replace(verified, candidate=mute), (), ())
+    )
+    url = write_run(tmp_path / "run", [whole, lone])
+    write_data(Folder.at(url), [0], "test")
+    facts = export_run(url, "mvc", str(tmp_path / "mvc"), Wanted())
+    assert facts.num_rows == {"mvc_train.json train": 1}
+    assert facts.left_out == {"no counterfactual answer": 1}
+    assert main(["export", url, "--format", "symmpo", "--output", str(tmp_path / "symmpo")]) == 0
+    assert "left out, no counterfactual answer: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "axolotl"], ["axolotl", *FORMATS]),
+        (["--format", "trl", "--validation", "1"], ["--validation 1.0"]),
+        (["--format", "trl"], ["not empty"]),
+    ],
+)
+def test_a_slip_is_one_line(run, tmp_path, capsys, arguments, words):
+    (tmp_path / "here.txt").write_text("mine")
+    assert main(["export", run, "--output", str(tmp_path), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words)
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    url = write_run(tmp_path / "run", [pair("a0")])
+    with pytest.raises(UsageError, match="finished run"):
+        export_run(url, "trl", str(tmp_path / "out"), Wanted())
