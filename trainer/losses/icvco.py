@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812  torch's own abbreviation
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, log_ratios
-from trainer.losses.terms import STRICT, Beta, Term, Weight, combine, metrics
+from trainer.losses.terms import STRICT, Beta, Term, Weight, combine, logistic, metrics
 from trainer.views import Answer, Images, View
 
 _BRANCHES = 2
@@ -134,9 +133,9 @@ class ICVCO(PreferenceLoss):
         surer = student.detach() < teacher
         active = right & surer
         # Both sides of `where`: a gradient of nan times 0 would come back from a closed gate.
-        entropy = F.binary_cross_entropy_with_logits(
-            torch.where(active, student, 0.0), torch.sigmoid(teacher), reduction="none"
-        )
+        q = torch.where(active, student, 0.0)
+        # Not `binary_cross_entropy_with_logits`: that is inf - inf for a student at -inf.
+        entropy = torch.sigmoid(teacher) * logistic(q) + torch.sigmoid(-teacher) * logistic(-q)
         closed = torch.where(active, entropy, 0.0)
         rows = active.shape[1]
         # No active row: the sum is 0, but still hangs on every parameter, as DDP wants it.

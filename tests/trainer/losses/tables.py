@@ -1,0 +1,64 @@
+"""Tables of log-probs for the tests, made from the log-ratios that a test wants."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, OViP, SymMPO
+from trainer.views import Answer, Images, View
+
+M, M2, NONE, CROP, BOTH = (
+    Images.CHOSEN,
+    Images.REJECTED,
+    Images.NONE,
+    Images.CROP,
+    Images.BOTH,
+)
+Y, Y2, BAD = Answer.CHOSEN, Answer.COUNTERFACTUAL, Answer.REJECTED
+
+PREFERENCES = {
+    "dpo": DPO(),
+    "dpo on counterfactuals": DPO(negative="counterfactual"),
+    "mdpo": MDPO(),
+    "svco": SVCO(),
+    "symmpo": SymMPO(),
+    "ovip": OViP(),
+    "ovip released": OViP(form="released", image_weight=0.5, anchor_weight=0.3),
+    "adavip": AdaViP(),
+    "icvco": ICVCO(),
+    "icvco released": ICVCO(anchor_counted_twice=True),
+    "icvco, one branch": ICVCO(multi_weight=0, multi_anchor_weight=0, vcdist_weight=0),
+}
+ALL = PREFERENCES | {"sft": SFT(), "sft on both": SFT(mirrored=True)}
+
+
+def single(answer, image, masked=True):
+    """A cell of IC-VCO's single branch."""
+    return View(image, answer, masked=masked)
+
+
+def multi(answer, image):
+    """A cell of IC-VCO's multi branch."""
+    return View(BOTH, answer, anchor=image)
+
+
+def tables(loss, ratios, dtype=torch.float32):
+    """Policy and reference with these log-ratios: {view: [number per row]}; missing ones are 0."""
+    rows = max((len(values) for values in ratios.values()), default=1)
+    policy, reference = {}, {}
+    for k, view in enumerate(sorted(loss.views, key=lambda view: view.key)):
+        base = torch.full((rows,), -50.0 - k, dtype=dtype)  # any: only the difference counts
+        reference[view] = base
+        policy[view] = base + torch.tensor(ratios.get(view, [0.0] * rows), dtype=dtype)
+    return policy, {view: reference[view] for view in loss.reference_views}
+
+
+def drawn(loss, rows=3, seed=0, scale=10.0, dtype=torch.float32):
+    """Policy and reference at random, the policy with gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    policy, reference = {}, {}
+    for view in sorted(loss.views, key=lambda view: view.key):
+        reference[view] = -60 + scale * torch.randn(rows, generator=generator, dtype=dtype)
+        step = scale * torch.randn(rows, generator=generator, dtype=dtype)
+        policy[view] = (reference[view] + step).requires_grad_()
+    return policy, {view: reference[view] for view in loss.reference_views}
