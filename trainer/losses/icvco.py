@@ -132,10 +132,10 @@ class ICVCO(PreferenceLoss):
         right = teacher > math.log(self.vcdist_threshold / (1 - self.vcdist_threshold))
         surer = student.detach() < teacher
         active = right & surer
-        # Both sides of `where`: a gradient of nan times 0 would come back from a closed gate.
-        q = torch.where(active, student, 0.0)
         # Not `binary_cross_entropy_with_logits`: that is inf - inf for a student at -inf.
-        entropy = torch.sigmoid(teacher) * logistic(q) + torch.sigmoid(-teacher) * logistic(-q)
+        entropy = torch.sigmoid(teacher) * logistic(student) + (
+            torch.sigmoid(-teacher) * logistic(-student)
+        )
         closed = torch.where(active, entropy, 0.0)
         rows = active.shape[1]
         # No active row: the sum is 0, but still hangs on every parameter, as DDP wants it.

@@ -43,7 +43,9 @@ LOG2 = math.log(2)
     ids=str,
 )
 def test_a_policy_that_is_its_reference(loss, expected):
-    assert loss(*tables(loss, {})).loss.item() == pytest.approx(expected, rel=1e-6)
+    output = loss(*tables(loss, {}))
+    assert output.loss.item() == pytest.approx(expected, rel=1e-6)
+    assert output.metrics["accuracy"].item() == 0, "a tie is not right"
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
