@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from schemas.records import Drop, ScoredCandidate
@@ -16,6 +17,12 @@ Out = TypeVar("Out")
 SETTINGS_RULES: dict[str, str | bool] = {"extra": "forbid", "arbitrary_types_allowed": True}
 """How recipes check the fields of stages and backends (read by pydantic): an unknown key is an
 error; a backend is checked against its protocol by `isinstance`."""
+
+
+OPERATIONAL: Mapping[str, bool] = MappingProxyType({"decides_rows": False})
+"""Metadata of a backend's field that changes no row: an address, a cache, a time limit. It stands
+in the recipe like any other setting, but not in its digest nor in provenance, so a run can be
+resumed with another value. `field(default=32, metadata=OPERATIONAL)`."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,23 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from schemas.records import Drop, Image, Reason
 from stages.base import Backend
 
-Answer = TypeVar("Answer", bound=BaseModel | str)
+
+class Form(BaseModel):
+    """Base of what a model is asked to fill in. Its JSON schema is what the model is held to.
+
+    No field has a default, because strict endpoints ask for every key; one may be `str | None`.
+    Fields come in their order: reasons before the verdict that they lead to.
+    """
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"additionalProperties": False})
+
+
+Answer = TypeVar("Answer", bound=Form | str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +65,7 @@ class Request(Generic[Answer]):
     messages: tuple[Message, ...]
     """The conversation; the last turn is the user's."""
     answer: type[Answer]
-    """What must come back: a pydantic model, which becomes the JSON schema of the reply, or `str`
-    for free text."""
+    """What must come back: a form, or `str` for free text."""
     sampling: Sampling
     """How the reply is drawn."""
     seed: int

@@ -175,9 +175,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
 
 
 def settings_of(value: object) -> dict[str, Any]:
-    """The fields of a stage or backend as plain JSON values, without what is not a setting."""
+    """The fields of a stage or backend that decide rows, as plain JSON values."""
     assert is_dataclass(value)
-    return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.init}
+    settings = (f for f in fields(value) if f.init and f.metadata.get("decides_rows", True))
+    return {f.name: _plain(getattr(value, f.name)) for f in settings}
 
 
 def _plain(value: Any) -> Any:
