@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from schemas.records import Drop, ScoredCandidate
 
@@ -118,3 +118,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the device. Safe after a failed `open`, and twice."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A backend whose use is counted beyond rows and seconds, such as one that costs money."""
+
+    def usage(self) -> Mapping[str, float]:
+        """What was used since the backend was made; no number ever falls.
+
+        Names that are shown in words: `requests` (that were sent), `cached` (answered without
+        one), `prompt_tokens`, `completion_tokens`, `cost_usd`. Others are shown as they are.
+        """
