@@ -31,6 +31,8 @@ class Reason(StrEnum):
     NO_FREE_PLACE = "no_free_place"
     NO_SIDE_WORD = "no_side_word"
     SIDE_IN_PROMPT = "side_in_prompt"
+    NO_COUNTERPART = "no_counterpart"
+    SHAPE_MISMATCH = "shape_mismatch"
     # What a chat model said, or did not say.
     MODEL_REFUSED = "model_refused"
     BAD_REPLY = "bad_reply"

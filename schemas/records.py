@@ -2,7 +2,7 @@
 
     SeedRef -loader-> Seed -grounder-> Grounded -segmenter-> Segmented -inpainter-> Candidate
     Seed -tagger-> Tagged -detector-> Grounded
-    Seed -flipper, cropper-> Candidate
+    Seed -flipper, cropper, counterpart-> Candidate
     Seed -planner-> PlannedEdit -editor-> Candidate
     Seed -sampler-> Sampled -judge-> Judged -pairer-> AnswerPair -describer-> Described
     Described -synthesizer-> Candidate
@@ -107,6 +107,18 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
+class CounterpartRef:
+    """The other half of a pair that the input brought, before anybody has read its image."""
+
+    image: ImageRef
+    """Where the other image is."""
+    answer: str | None
+    """An answer that is true of it."""
+    kind: Kind | None
+    """How it differs, as the input says; None where it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeedRef:
     """One input row as the manifest holds it: everything but the pixels."""
 
@@ -130,6 +142,20 @@ class SeedRef:
     """Licence of the image, as the input states it."""
     defect: Drop | None = None
     """What the reader already found wrong; the loader drops the row with it."""
+    counterpart: CounterpartRef | None = None
+    """The other half of the pair, where the input rows are pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counterpart:
+    """The other half of a pair that the input brought, its image read and found good."""
+
+    image: Image
+    """Upright 8-bit RGB like `Seed.image`, of its own size."""
+    answer: str | None
+    """As in `CounterpartRef`."""
+    kind: Kind | None
+    """As in `CounterpartRef`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +184,8 @@ class Seed:
     """As in `SeedRef`."""
     license: str | None
     """As in `SeedRef`."""
+    counterpart: Counterpart | None = None
+    """The other half of the pair, until a candidate is made of it."""
 
 
 @dataclass(frozen=True, slots=True)

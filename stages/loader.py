@@ -18,7 +18,17 @@ import PIL.Image
 from annotated_types import Ge, Le
 
 from schemas.geometry import Mask
-from schemas.records import Drop, Image, ImageRef, Reason, Region, Seed, SeedRef
+from schemas.records import (
+    Counterpart,
+    CounterpartRef,
+    Drop,
+    Image,
+    ImageRef,
+    Reason,
+    Region,
+    Seed,
+    SeedRef,
+)
 from stages.base import Stage
 from stages.inputs import read_embedded, read_files
 from stages.rgb import to_rgb
@@ -72,27 +82,49 @@ class Loader(Stage[SeedRef, Seed]):
     """Shortest side that is allowed after reduction, in pixels."""
     max_pixels: Annotated[int, Ge(1), Le(178_956_970)] = 100_000_000
     """Largest picture that is decoded, in pixels; read from its header. At most Pillow's own."""
+    counterpart: bool = False
+    """Whether the other image of rows that are pairs is read, too."""
 
     def process(self, batch: Sequence[SeedRef]) -> Sequence[Sequence[Seed] | Drop]:
         """The seeds, each with its image, or why there is none."""
-        contents = _read([ref.image for ref in batch if ref.defect is None])
+        whole = [ref for ref in batch if ref.defect is None]
+        others = [ref.counterpart for ref in whole if ref.counterpart and self.counterpart]
+        contents = _read([ref.image for ref in whole] + [other.image for other in others])
+        own = iter([next(contents) for _ in whole])
         outcomes: list[Sequence[Seed] | Drop] = []
         for ref in batch:
-            seed = ref.defect or self._load(ref, next(contents))
+            if ref.defect is not None:
+                outcomes.append(ref.defect)
+                continue
+            seed = self._load(ref, next(own))
+            if ref.counterpart and self.counterpart:
+                other = self._counterpart(ref.counterpart, next(contents))
+                if isinstance(seed, Seed):
+                    seed = other if isinstance(other, Drop) else replace(seed, counterpart=other)
             outcomes.append(seed if isinstance(seed, Drop) else [seed])
         return outcomes
 
-    def _load(self, ref: SeedRef, data: bytes | None) -> Seed | Drop:
+    def _counterpart(self, ref: CounterpartRef, data: bytes | None) -> Counterpart | Drop:
+        loaded = self._whole(ref.image, data)
+        if isinstance(loaded, Drop):
+            return replace(loaded, detail=f"the other image: {loaded.detail}")
+        return Counterpart(Image(loaded.data, _name(ref.image)), ref.answer, ref.kind)
+
+    def _whole(self, image: ImageRef, data: bytes | None) -> _Loaded | Drop:
+        """The picture at `image`, whose content is `data`, or what is wrong with it."""
         if data is None:
-            return Drop(Reason.IMAGE_NOT_FOUND, f"no image at {_where(ref)}")
+            return Drop(Reason.IMAGE_NOT_FOUND, f"no image at {_where(image)}")
         if not data:
-            return Drop(Reason.BAD_IMAGE, f"{_where(ref)} is empty (0 bytes)")
+            return Drop(Reason.BAD_IMAGE, f"{_where(image)} is empty (0 bytes)")
         try:
-            loaded = self._picture(data)
+            return self._picture(data)
         except PIL.Image.DecompressionBombError as error:
-            return Drop(Reason.IMAGE_TOO_LARGE, f"{_where(ref)}: {error}")
+            return Drop(Reason.IMAGE_TOO_LARGE, f"{_where(image)}: {error}")
         except _BROKEN as error:
-            return Drop(Reason.BAD_IMAGE, f"{_where(ref)}: {_one_line(error)}")
+            return Drop(Reason.BAD_IMAGE, f"{_where(image)}: {_one_line(error)}")
+
+    def _load(self, ref: SeedRef, data: bytes | None) -> Seed | Drop:
+        loaded = self._whole(ref.image, data)
         if isinstance(loaded, Drop):
             return loaded
         regions = _fitted(ref.regions, loaded)
@@ -101,7 +133,7 @@ class Loader(Stage[SeedRef, Seed]):
         return Seed(
             seed_id=ref.seed_id,
             run_seed=ref.run_seed,
-            image=Image(loaded.data, _name(ref)),
+            image=Image(loaded.data, _name(ref.image)),
             width=loaded.size[0],
             height=loaded.size[1],
             prompt=ref.prompt,
@@ -231,20 +263,19 @@ def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
     return Mask.from_array(covered >= 128 if (covered >= 128).any() else covered > 0)
 
 
-def _where(ref: SeedRef) -> str:
+def _where(image: ImageRef) -> str:
     """The image, for a person."""
-    image = ref.image
     if image.path is None:
         return "the inline image"
     return image.path if image.row is None else f"{image.path}, row {image.row}, {image.column}"
 
 
-def _name(ref: SeedRef) -> str | None:
+def _name(image: ImageRef) -> str | None:
     """The image's file name; of an embedded image, that of the Parquet file and the row."""
-    if ref.image.path is None:
+    if image.path is None:
         return None
-    name = ref.image.path.rstrip("/").rpartition("/")[2]
-    return name if ref.image.row is None else f"{name}#{ref.image.row}"
+    name = image.path.rstrip("/").rpartition("/")[2]
+    return name if image.row is None else f"{name}#{image.row}"
 
 
 def _one_line(error: Exception) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import ClassVar
 
-from schemas.records import Drop, Reason, Span, SpannedCandidate, VerifiedCandidate
+from schemas.records import Drop, Reason, SpannedCandidate, VerifiedCandidate
 from stages.base import RecordStage
-from stages.wording import Token, tokenize
+from stages.wording import difference
 
 
 @dataclass(frozen=True)
@@ -34,47 +33,3 @@ class Masker(RecordStage[VerifiedCandidate, SpannedCandidate]):
                 Reason.NO_TEXT_DIFFERENCE, "the counterfactual has the same words as the answer"
             )
         return [SpannedCandidate(record, *spans)]
-
-
-def difference(one: str, other: str) -> tuple[tuple[Span, ...], tuple[Span, ...]] | None:
-    """Where two texts differ, as spans of each; None if they have the same words.
-
-    The texts are compared word by word (a punctuation mark counts as a word, white space does not,
-    case does). The spans of each text are sorted, disjoint, not empty, and begin and end with a
-    word.
-
-    * Words replaced by others: a span over the old words, and one over the new words.
-    * Words only inserted or only deleted: a span over them in the text that has them; in the other
-      text a span over the word before the gap and the word after it (or the one there is, at an
-      end), so that neither side is left without a mark.
-    * Spans that touch or overlap, with nothing but white space between them, become one.
-    """
-    a, b = tokenize(one), tokenize(other)
-    if [t.text for t in a if t.is_word] == [t.text for t in b if t.is_word]:
-        return None
-    # autojunk would take frequent words of long texts for noise.
-    matcher = SequenceMatcher(None, [t.text for t in a], [t.text for t in b], autojunk=False)
-    spans_a: list[Span] = []
-    spans_b: list[Span] = []
-    for tag, a0, a1, b0, b1 in matcher.get_opcodes():
-        if tag != "equal":
-            spans_a += _marked(a, a0, a1)
-            spans_b += _marked(b, b0, b1)
-    return _merged(one, spans_a), _merged(other, spans_b)
-
-
-def _marked(tokens: Sequence[Token], first: int, end: int) -> list[Span]:
-    """The words [first, end), or for an empty range the words on both sides of the gap."""
-    if first == end:
-        first, end = max(first - 1, 0), min(end + 1, len(tokens))
-    return [Span(tokens[first].start, tokens[end - 1].end)] if first < end else []
-
-
-def _merged(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
-    merged: list[Span] = []
-    for span in spans:
-        if merged and not text[merged[-1].end : span.start].strip():
-            merged[-1] = Span(merged[-1].start, max(merged[-1].end, span.end))
-        else:
-            merged.append(span)
-    return tuple(merged)

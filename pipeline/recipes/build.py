@@ -25,6 +25,7 @@ from schemas.records import SeedRef, SpannedCandidate
 from stages.backends.descriptors import ColorLayout, GradientGrid
 from stages.backends.fill import FILLS
 from stages.backends.grabcut import GrabCut
+from stages.counterpart import BroughtCounterpart
 from stages.cropper import Cropper
 from stages.duplicator import Duplicator
 from stages.embedder import Embedder
@@ -60,6 +61,7 @@ STAGES: Mapping[str, Choice] = {
     "duplicator": Choice(Duplicator, {}),
     "flipper": Choice(Flipper, {}),
     "cropper": Choice(Cropper, {}),
+    "brought_counterpart": Choice(BroughtCounterpart, {}),
     "embedder": Choice(Embedder, {"appearance": [ColorLayout], "detail": [GradientGrid]}),
     "double_threshold": Choice(DoubleThreshold, {}),
     "selector": Choice(Selector, {}),

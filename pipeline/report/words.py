@@ -39,6 +39,9 @@ EXPLANATIONS: Mapping[str, str] = {
     "exchanged, so the mirrored picture would not make it wrong.",
     Reason.SIDE_IN_PROMPT: "The prompt itself says left or right, so mirroring would change "
     "the question.",
+    Reason.NO_COUNTERPART: "The input row has no other image, or no answer that is true of it.",
+    Reason.SHAPE_MISMATCH: "The two images that the row brought differ too much in shape to be "
+    "shown at one size.",
     Reason.MODEL_REFUSED: "The chat model declined to answer; the evidence holds its words.",
     Reason.BAD_REPLY: "The chat model's reply was not in the form asked for, nor was its second "
     "one; the evidence holds it.",

@@ -23,12 +23,26 @@ class Format(StrEnum):
     JSON = "json"
     COCO = "coco"
     VISUAL_GENOME = "visual_genome"
+    COUNTERCURATE = "countercurate"
+    FINECOPS_REF = "finecops_ref"
 
 
 _READABLE = (
     "a .jsonl, .json or .parquet file, a folder or a pattern (*.parquet) of them, a COCO "
-    "captions_*.json, or a Visual Genome folder with image_data.json"
+    "captions_*.json, or a folder of Visual Genome (image_data.json), CounterCurate "
+    "(counting.json, ...) or FineCops-Ref (positive.json and negative.json)"
 )
+PAIR_FOLDERS = {
+    Format.COUNTERCURATE: (
+        "counting.json",
+        "left_right.json",
+        "up_down.json",
+        "dalle_gen_counterfactuals.json",
+        "flickr30k_image_captions.json",
+    ),
+    Format.FINECOPS_REF: ("positive.json", "negative.json"),
+}
+"""Folders of released pairs, by the files that they are known by: any one, or all of them."""
 _SUFFIXES = {".jsonl", ".json", ".parquet"}
 _CHUNK_BYTES = 2**20
 _PARQUET_TAIL_BYTES = 8
@@ -150,6 +164,11 @@ def _of_folder(url: str, names: Sequence[str]) -> Input:
         present = [f"{name}.json" for name in wanted if f"{name}.json" in names]
         files = tuple(InputFile(f"{url}/{name}", name, name) for name in present)
         return Input(url, Format.VISUAL_GENOME, files)
+    for kind, marks in PAIR_FOLDERS.items():
+        present = [name for name in marks if name in names]
+        if present and (kind is Format.COUNTERCURATE or len(present) == len(marks)):
+            files = tuple(InputFile(f"{url}/{name}", name, name) for name in present)
+            return Input(url, kind, files)
     captions = [n for n in names if _is_captions(n)]
     if len(captions) > 1:
         raise SourceError(

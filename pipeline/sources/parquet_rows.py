@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.sources.cells import EmbeddedImage, cell_of
 from pipeline.sources.errors import Place, SourceError
 from pipeline.sources.files import Input, InputFile
-from pipeline.sources.presets import Mapped
+from pipeline.sources.presets import IMAGE_FIELDS, Mapped
 from pipeline.sources.text_rows import PlacedRow
 from stages.inputs import image_leaf, open_parquet
 
@@ -51,26 +51,30 @@ def _file_rows(file: InputFile, parquet: pq.ParquetFile, mapped: Mapped) -> Iter
     for field, column in mapped.columns.items():
         if not any(_inside(path, column) for path in paths):
             raise SourceError(f"{file.url}: no column {column!r} for field {field}")
-    image_column = mapped.columns["image"]
-    image = image_leaf(parquet.schema, image_column)
+    columns = [mapped.columns[field] for field in IMAGE_FIELDS if field in mapped.columns]
+    images = {c: leaf for c in columns if (leaf := image_leaf(parquet.schema, c)) is not None}
     leaves = [
         path
         for path in paths
-        if path != image and any(_inside(path, column) for column in mapped.columns.values())
+        if path not in images.values()
+        and any(_inside(path, column) for column in mapped.columns.values())
     ]
     start = 0
     for group in range(parquet.metadata.num_row_groups):
-        counts = None if image is None else _num_images(parquet, group, paths.index(image), image)
+        counts = {
+            column: _num_images(parquet, group, paths.index(leaf), leaf)
+            for column, leaf in images.items()
+        }
         offset = 0
         batches = parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=leaves)
         for batch in batches:
             for index, cells in enumerate(batch.to_pylist()):
                 row = start + offset + index
-                if counts is not None:
-                    embedded = EmbeddedImage(file.url, file.key, image_column, row)
-                    count = int(counts[offset + index])
+                for column, of_column in counts.items():
+                    embedded = EmbeddedImage(file.url, file.key, column, row)
+                    count = int(of_column[offset + index])
                     # Without bytes, what was read beside them may hold a path.
-                    cells[image_column] = [embedded] * count or cell_of(cells, image_column)
+                    cells[column] = [embedded] * count or cell_of(cells, column)
                 yield PlacedRow(Place(file.url, file.name, "row", row), cells)
             offset += batch.num_rows
         start += offset

@@ -11,8 +11,22 @@ import yaml
 
 from pipeline.sources.errors import SourceError
 
-FIELDS = ("id", "image", "prompt", "chosen", "rejected", "objects", "source", "license")
+FIELDS = (
+    "id",
+    "image",
+    "prompt",
+    "chosen",
+    "rejected",
+    "objects",
+    "source",
+    "license",
+    "counterfactual_image",
+    "counterfactual",
+    "kind",
+)
 """Fields of a seed that a column can feed."""
+IMAGE_FIELDS = ("image", "counterfactual_image")
+"""Those whose cells are images."""
 REQUIRED = ("image", "chosen")
 """Fields without which no row of the input could become a pair."""
 
@@ -79,7 +93,7 @@ def map_columns(
                     f"{file}: no column {column!r} for field {field}; it has {_listed(existing)}"
                 )
         else:
-            column = next((c for c in preset.columns[field] if c in existing), None)
+            column = next((c for c in preset.columns.get(field, ()) if c in existing), None)
         if column is not None:
             columns[field] = column
         elif field in REQUIRED:

@@ -17,7 +17,7 @@ from pipeline.sources.errors import shown
 from pipeline.sources.presets import Mapped
 from pipeline.sources.text_rows import PlacedRow
 from schemas.ids import content_id
-from schemas.records import Drop, Reason, Region, SeedRef
+from schemas.records import CounterpartRef, Drop, Kind, Reason, Region, SeedRef
 
 MAX_TEXT_CHARS = 20_000
 """Longer texts are no answers but damage: a whole file in one cell."""
@@ -86,12 +86,16 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
     origin = label_text(place, "source", cell("source"))
     licence = label_text(place, "license", cell("license"))
 
+    counterpart = _counterpart(row, mapped, image_root, texts)
+
     if not chosen.strip():
         detail = f"no answer in column {columns['chosen']}"
         texts.found(Drop(Reason.MISSING_ANSWER, detail))
     own_id = _own_id(row, columns.get("id"))
     if own_id is None:
         parts = (prompt, chosen, rejected or "", licence or "", *map(repr, found))
+        if counterpart is not None:
+            parts += (counterpart[0].answer or "", counterpart[1])
         own_id = content_id("row", *parts, image.identity)
     seed_id = texts.storable("id", own_id)
     if seed_id != own_id or len(seed_id) > MAX_ID_CHARS:
@@ -111,7 +115,31 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
         source=texts.storable("source", f"{origin}: {place}" if origin else str(place)),
         license=texts.optional("license", licence),
         defect=texts.defect,
+        counterpart=counterpart[0] if counterpart is not None else None,
     )
+
+
+def _counterpart(
+    row: PlacedRow, mapped: Mapped, image_root: str, texts: _Texts
+) -> tuple[CounterpartRef, str] | None:
+    """The other half of the pair, and what names its image; None if no column feeds its image."""
+    columns, place = mapped.columns, row.place
+    if "counterfactual_image" not in columns:
+        return None
+    image = image_cell(place, cell_of(row.cells, columns["counterfactual_image"]), image_root)
+    answer = turn(
+        place, "counterfactual", cell_of(row.cells, columns.get("counterfactual")), first=False
+    )
+    named = cell_of(row.cells, columns.get("kind")) or mapped.defaults.get("kind")
+    if named is not None and named not in set(Kind):
+        raise place.error("kind", f"found {shown(named)}", ", ".join(Kind))
+    ref = CounterpartRef(
+        image.ref,
+        texts.optional("counterfactual", answer or None),
+        None if named is None else Kind(named),
+    )
+    identity = image.identity
+    return ref, identity if isinstance(identity, str) else content_id(identity)
 
 
 def _own_id(row: PlacedRow, column: str | None) -> str | None:

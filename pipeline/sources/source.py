@@ -9,9 +9,14 @@ from pathlib import Path
 
 from pipeline.sources.coco import COCO_COLUMNS, coco_image_root, coco_rows
 from pipeline.sources.errors import SourceError
-from pipeline.sources.files import Format, Input, digest, find_input
+from pipeline.sources.files import PAIR_FOLDERS, Format, Input, digest, find_input
 from pipeline.sources.parquet_rows import parquet_columns, parquet_rows
 from pipeline.sources.presets import Mapped, map_columns
+from pipeline.sources.released_pairs import (
+    RELEASED_PAIR_COLUMNS,
+    countercurate_rows,
+    finecops_rows,
+)
 from pipeline.sources.rows import seed_of_row
 from pipeline.sources.text_rows import PlacedRow, json_rows, jsonl_rows, sampled_columns
 from pipeline.sources.visual_genome import (
@@ -56,6 +61,10 @@ class Source:
                 return coco_rows(self.input)
             case Format.VISUAL_GENOME:
                 return visual_genome_rows(self.input)
+            case Format.COUNTERCURATE:
+                return countercurate_rows(self.input)
+            case Format.FINECOPS_REF:
+                return finecops_rows(self.input)
             case Format.PARQUET:
                 return parquet_rows(self.input, self.mapped)
 
@@ -76,6 +85,8 @@ def open_source(
         root = coco_image_root(source)
     elif source.format is Format.VISUAL_GENOME:
         root = visual_genome_image_root(source)
+    elif source.format in PAIR_FOLDERS:
+        root = source.url
     else:
         root = None
     return Source(source, mapped, root)
@@ -95,6 +106,8 @@ def _columns(source: Input) -> list[str]:
             return COCO_COLUMNS
         case Format.VISUAL_GENOME:
             return VISUAL_GENOME_COLUMNS
+        case Format.COUNTERCURATE | Format.FINECOPS_REF:
+            return RELEASED_PAIR_COLUMNS
         case Format.PARQUET:
             return parquet_columns(source)
     rows = jsonl_rows(source) if source.format is Format.JSONL else json_rows(source)

@@ -15,8 +15,8 @@ from schemas.records import (
     Verdict,
     VerifiedCandidate,
 )
-from stages.masker import Masker, difference
-from stages.wording import tokenize
+from stages.masker import Masker
+from stages.wording import difference, tokenize
 
 
 def verified(chosen, counterfactual):

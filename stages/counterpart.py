@@ -1,0 +1,106 @@
+"""A pair that the input brought, as a candidate: both images at one size, in one codec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import PIL.Image
+from annotated_types import Ge, Lt
+
+from schemas.records import Candidate, Contrast, Drop, Kind, Reason, Seed, Span
+from stages.base import RecordStage
+from stages.pixels import Pixels, decode, encode_pair
+from stages.wording import difference
+
+
+@dataclass(frozen=True)
+class BroughtCounterpart(RecordStage[Seed, Candidate]):
+    """Makes a candidate of a row that has a counterpart (MVC's sources, SymMPO, pair tables).
+
+    The counterpart gets the size of the original, because a difference in size is one that a model
+    can learn instead of the content. What was changed is read off the two answers.
+    """
+
+    consumes: ClassVar[type] = Seed
+    produces: ClassVar[type] = Candidate
+
+    fit: Literal["cover", "stretch"] = "cover"
+    """How a counterpart of another shape is fitted: scaled until it covers the original and cut
+    on both sides, or stretched (right for editors that squash their input into a square)."""
+    max_loss: Annotated[float, Ge(0), Lt(1)] = 0.3
+    """Greatest share of the counterpart that `cover` may cut off; above, the row is dropped."""
+    default_kind: Kind = Kind.OBJECT
+    """Kind of contrast of rows that do not say."""
+
+    def process_one(self, record: Seed) -> Sequence[Candidate] | Drop:
+        """The candidate, or NO_COUNTERPART or SHAPE_MISMATCH."""
+        other = record.counterpart
+        if other is None:
+            return Drop(
+                Reason.NO_COUNTERPART,
+                "the row has no other image; name its column with --columns counterfactual_image=",
+            )
+        if other.answer is None or not other.answer.strip():
+            return Drop(Reason.NO_COUNTERPART, "no answer that is true of the other image")
+        pixels = decode(other.image)
+        fitted = self._fitted(pixels, record.width, record.height)
+        if isinstance(fitted, Drop):
+            return fitted
+        chosen_image, rejected_image = encode_pair(record.image, fitted)
+        target, replacement = _changed(record.chosen, other.answer)
+        return [
+            Candidate(
+                seed=replace(record, counterpart=None),
+                contrast=Contrast(
+                    other.kind or self.default_kind,
+                    target,
+                    replacement,
+                    f"change {target} to {replacement}",
+                ),
+                regions=(),
+                chosen_image=chosen_image,
+                rejected_image=rejected_image,
+                counterfactual=other.answer,
+                params={"counterpart_size": f"{pixels.shape[1]}x{pixels.shape[0]}"},
+            )
+        ]
+
+    def _fitted(self, pixels: Pixels, width: int, height: int) -> Pixels | Drop:
+        if pixels.shape[:2] == (height, width):
+            return pixels
+        picture = PIL.Image.fromarray(pixels)
+        if self.fit == "stretch":
+            return np.asarray(picture.resize((width, height), PIL.Image.Resampling.LANCZOS))
+        factor = max(width / picture.width, height / picture.height)
+        kept = (width / factor, height / factor)
+        loss = 1 - kept[0] * kept[1] / (picture.width * picture.height)
+        if loss > self.max_loss:
+            return Drop(
+                Reason.SHAPE_MISMATCH,
+                f"the other image is {picture.width}x{picture.height}, the original "
+                f"{width}x{height}: {loss:.0%} of it would be cut off, at most "
+                f"{self.max_loss:.0%}; fit: stretch keeps all of it",
+            )
+        left, top = (picture.width - kept[0]) / 2, (picture.height - kept[1]) / 2
+        return np.asarray(
+            picture.resize(
+                (width, height),
+                PIL.Image.Resampling.LANCZOS,
+                box=(left, top, left + kept[0], top + kept[1]),
+            )
+        )
+
+
+def _changed(chosen: str, counterfactual: str) -> tuple[str, str]:
+    """The words in which the answers differ, of each; whole answers where none can be told."""
+    spans = difference(chosen, counterfactual)
+    if spans is None:
+        return chosen, counterfactual
+    return _words(chosen, spans[0]), _words(counterfactual, spans[1])
+
+
+def _words(text: str, spans: Sequence[Span]) -> str:
+    return ", ".join(text[span.start : span.end] for span in spans)
