@@ -1,0 +1,1 @@
+"""How well a model tells the pictures of a pair apart, without a judge."""

@@ -1,0 +1,145 @@
+"""One process or many: who we are, what we agree on, how gradients are exchanged.
+
+Processes are started from outside: `accelerate launch`, `torchrun`, Ray Train, or nobody;
+accelerate finds out which. Weights are wrapped by torch itself, because accelerate shards on GPUs
+only, and what no test can run on a CPU breaks unseen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A process among its peers."""
+
+    rank: int
+    """Number of this process, from 0."""
+    world: int
+    """How many there are."""
+    device: torch.device
+    """Where this process computes."""
+
+    @classmethod
+    def start(cls, device: str) -> Processes:
+        """Join the peers, if there are any; UsageError where the device is not there."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError(
+                "machine.device is cuda, but torch sees no GPU; "
+                "train where one is, or say --set machine.device=cpu"
+            )
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            raise UsageError(
+                "accelerate's own sharding is not used here; launch without --use_fsdp and "
+                "say --set machine.shard=true"
+            )
+        state = PartialState(cpu=device == "cpu")
+        return cls(state.process_index, state.num_processes, state.device)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def sum(self, numbers: list[float]) -> list[float]:
+        """Element by element over all processes, in float64; equal on all of them."""
+        if self.world == 1:
+            return numbers
+        tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(x) for x in tensor.tolist()]
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, by rank, on all of them."""
+        if self.world == 1:
+            return items
+        found: list[Any] = gather_object(items)
+        return found
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def wrap(
+    module: nn.Module,
+    processes: Processes,
+    *,
+    shard: bool,
+    layers: Iterable[str],
+    compute: torch.dtype,
+    may_be_unused: bool,
+) -> nn.Module:
+    """The module on its device, exchanging gradients with the peers' (their mean).
+
+    `layers` are class names of the blocks that are sharded one by one. `may_be_unused` says that
+    some learning weights may get no gradient in a step, as the last block of a LLaVA's tower.
+    """
+    device = processes.device
+    if shard:
+        if not dist.is_initialized():
+            raise UsageError(
+                "machine.shard needs several processes; start them with torchrun, accelerate "
+                "launch or --ray-workers"
+            )
+        names = frozenset(layers)
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+        mesh = dist.device_mesh.init_device_mesh(device.type, (processes.world,))
+        for part in module.modules():
+            if type(part).__name__ in names:
+                fully_shard(part, mesh=mesh, mp_policy=policy)
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        return module.to(device)
+    module = module.to(device)
+    if processes.world == 1:
+        return module
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=may_be_unused,
+    )
+
+
+def without_exchange(module: nn.Module) -> AbstractContextManager[None]:
+    """While more micro-batches of the step follow: gradients add up on this process alone.
+
+    Sharded modules exchange every time instead, because whole gradients would not fit.
+    """
+    if isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module that `wrap` was given."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Norm of all gradients as one vector, over all shards: a scalar."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    full = getattr(norm, "full_tensor", None)
+    return norm if full is None else full()
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `wrap` has split the module's weights over the processes."""
+    return isinstance(module, FSDPModule)

@@ -1,0 +1,138 @@
+"""What learns: adapters or weights, chosen by name. Knows module names, not losses."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from schemas.ids import row_seed
+from trainer.errors import UsageError
+from trainer.settings import Full, Lora
+
+log = logging.getLogger(__name__)
+
+_PARTS = {
+    # Qwen's projector, the merger, is a part of its tower's module: so projectors come first.
+    "projector": r"(^|\.)(multi_modal_projector|image_newline|visual\.(.*\.)?\w*merger\w*)(\.|$)",
+    "vision_tower": r"(^|\.)(vision_tower|visual)\.",
+    "language_model": r"(^|\.)(language_model\.|lm_head\.)",
+}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What of a model learns."""
+
+    tensors: int
+    """Learning tensors."""
+    parameters: int
+    """Numbers in them."""
+    total: int
+    """Numbers in all tensors of the model, adapters included."""
+    by_part: Mapping[str, int]
+    """Learning numbers by part: language_model, projector, vision_tower."""
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        parts = ", ".join(f"{part} {number:,}" for part, number in self.by_part.items())
+        share = self.parameters / self.total
+        return (
+            f"{self.parameters:,} of {self.total:,} parameters learn ({share:.2%}), "
+            f"in {self.tensors} tensors: {parts}"
+        )
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a module or parameter belongs to, by its name."""
+    for part, pattern in _PARTS.items():
+        if re.search(pattern, name):
+            return part
+    raise UsageError(
+        f"{name} is in no part of a model that is known ({', '.join(_PARTS)}); "
+        "the family is not supported"
+    )
+
+
+def make_learn(model: nn.Module, tune: Lora | Full, seed: int) -> Any:
+    """The model with everything frozen but what `tune` names.
+
+    Adapters are added in place, in float32, their first values drawn from the seed; the model's own
+    dropouts are set to 0. UsageError where a pattern matches nothing.
+    """
+    _silence_dropout(model)
+    model.requires_grad_(requires_grad=False)
+    if isinstance(tune, Full):
+        wanted = {"language_model"}
+        wanted |= {"vision_tower"} if tune.vision_tower else set()
+        wanted |= {"projector"} if tune.projector else set()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(part_of(name) in wanted)
+        return model
+    return _with_adapters(model, tune, seed)
+
+
+def _with_adapters(model: nn.Module, tune: Lora, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  2 s, for adapters alone
+
+    try:
+        pattern = re.compile(tune.targets)
+    except re.error as error:
+        raise UsageError(f"tune.targets {tune.targets!r} is no pattern: {error}") from None
+    matched = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+    if not matched or (other := sorted(set(matched) - set(linear))):
+        what = f"matches {other[0]}, which is not linear" if matched else "matches nothing"
+        raise UsageError(
+            f"tune.targets {tune.targets!r} {what}; the model's {len(linear)} linear layers "
+            f"have names like {linear[0]} and {linear[len(linear) // 2]}"
+        )
+    config = LoraConfig(
+        r=tune.rank,
+        lora_alpha=tune.alpha,
+        lora_dropout=tune.dropout,
+        target_modules=tune.targets,
+        bias="none",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(row_seed(seed, "adapters", "tuning"))
+        return get_peft_model(model, config)
+
+
+def learning(model: nn.Module) -> Learning:
+    """Count what learns."""
+    by_part: Counter[str] = Counter()
+    tensors = 0
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensors += 1
+            by_part[part_of(name)] += parameter.numel()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Learning(tensors, sum(by_part.values()), total, dict(by_part))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Learning parameters for the optimizer: matrices decay, vectors (biases, norms) do not."""
+    learn = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learn if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in learn if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _silence_dropout(model: nn.Module) -> None:
+    """Set the model's own dropouts to 0: policy and reference must differ in the weights alone."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            # Attention layers keep the rate as a number and hand it to the kernel.
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
