@@ -37,6 +37,7 @@ class Reason(StrEnum):
     MODEL_REFUSED = "model_refused"
     BAD_REPLY = "bad_reply"
     NOTHING_TO_EDIT = "nothing_to_edit"
+    CONTRAST_LOST = "contrast_lost"
     NO_ANSWER_PAIR = "no_answer_pair"
     # Judgements on the finished candidate.
     TOO_SIMILAR = "too_similar"

@@ -47,6 +47,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "one; the evidence holds it.",
     Reason.NOTHING_TO_EDIT: "No single edit of the picture would make the wrong answer right, or "
     "the planned one does not fit the answers.",
+    Reason.CONTRAST_LOST: "The rewritten answers no longer differ in what the captions "
+    "differed in.",
     Reason.NO_ANSWER_PAIR: "The sampled answers do not differ enough in quality to make a pair.",
     Reason.TOO_SIMILAR: "The near miss is so like the original that the difference may not show.",
     Reason.TOO_DIFFERENT: "The near miss is so unlike the original that it is no near miss.",

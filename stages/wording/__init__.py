@@ -7,7 +7,7 @@ row. English only; a text in another language has no mentions, colours, counts o
 
 from stages.wording.colors import ColorWord, color_names, color_words
 from stages.wording.counts import counted, number_words, one_more, place_word
-from stages.wording.difference import difference
+from stages.wording.difference import difference, differing_words
 from stages.wording.doubts import has_limits, is_part, may_stay, speaks_of_several
 from stages.wording.edits import replace_spans
 from stages.wording.lexicon import may_follow_noun
@@ -34,6 +34,7 @@ __all__ = [
     "color_words",
     "counted",
     "difference",
+    "differing_words",
     "find_mentions",
     "has_limits",
     "head_noun",

@@ -51,3 +51,25 @@ def _merged(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
         else:
             merged.append(span)
     return tuple(merged)
+
+
+def differing_words(one: str, other: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The words (case-folded, no punctuation) inside the differing spans of each text alone.
+
+    A word that stands in the spans of both texts is a neighbour of a gap, or has only moved, and
+    is in neither set.
+    """
+    spans = difference(one, other)
+    if spans is None:
+        return frozenset(), frozenset()
+    first, second = (_span_words(text, s) for text, s in zip((one, other), spans, strict=True))
+    return first - second, second - first
+
+
+def _span_words(text: str, spans: Sequence[Span]) -> frozenset[str]:
+    return frozenset(
+        token.text.casefold()
+        for span in spans
+        for token in tokenize(text[span.start : span.end])
+        if token.is_word
+    )
