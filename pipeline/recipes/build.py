@@ -25,6 +25,7 @@ from schemas.records import SeedRef, SpannedCandidate
 from stages.backends.descriptors import ColorLayout, GradientGrid
 from stages.backends.fill import FILLS
 from stages.backends.grabcut import GrabCut
+from stages.backends.sam import SEGMENTERS
 from stages.counterpart import BroughtCounterpart
 from stages.cropper import Cropper
 from stages.duplicator import Duplicator
@@ -55,7 +56,7 @@ class Choice:
 STAGES: Mapping[str, Choice] = {
     "loader": Choice(Loader, {}),
     "annotated_regions": Choice(AnnotatedRegions, {}),
-    "segmenter": Choice(Segmenter, {"backend": [GrabCut]}),
+    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS]}),
     "inpainter": Choice(Inpainter, {"backend": FILLS}),
     "recolorer": Choice(Recolorer, {}),
     "duplicator": Choice(Duplicator, {}),
