@@ -11,12 +11,11 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from pipeline.counts import TROUBLE, by_recipe, cost_usd, recipe_table, stage_table, used
 from pipeline.placement import Placement
 from schemas.records import Reason
 from workers.counters import Counters, StageCount, StageKey
@@ -26,16 +25,6 @@ log = logging.getLogger(__name__)
 LOG_EVERY_S = 60.0
 SURELY_NOT_FOUND = 50
 """So many images in a row that are not there are no accident of the data."""
-TROUBLE = frozenset(
-    {
-        Reason.MODEL_ERROR,
-        Reason.OUT_OF_MEMORY,
-        Reason.CRASHED,
-        Reason.TIMED_OUT,
-        Reason.REQUEST_FAILED,
-    }
-)
-"""Reasons that count towards a stage's error share."""
 
 
 class ErrorShareError(RuntimeError):
@@ -101,7 +90,9 @@ class Progress:
             return
         self._display.stop()
         _log_to_stderr()
-        self.console.print(Text(self.line(), style="bold"), self.stage_table(), sep="\n")
+        total = self.total()
+        head = Text(self.line(), style="bold")
+        self.console.print(head, stage_table(total), *map(Text, used(total)), sep="\n")
 
     def live(self, counts: dict[str, Counters]) -> None:
         """See `Monitor`."""
@@ -165,79 +156,27 @@ class Progress:
         """The state in one line."""
         total = self.total()
         rate, eta = self._rate_and_eta(total.num_seeds)
-        pairs = sum(recipe.num_out for recipe in _by_recipe(total).values())
+        pairs = sum(recipe.num_out for recipe in by_recipe(total).values())
         dropped = sum(count.num_dropped for count in total.stages.values())
         shards = self.shards_before + len(self._shards)
+        cost = f"{paid:,.2f} USD, " if (paid := cost_usd(total)) else ""
         return (
             f"{total.num_seeds:,}/{self.num_seeds:,} seeds, {shards:,}/{self.num_shards:,} shards, "
-            f"{pairs:,} pairs, {dropped:,} drops, {rate:.1f} seeds/s, ETA {_clock(eta)}"
+            f"{pairs:,} pairs, {dropped:,} drops, {cost}{rate:.1f} seeds/s, ETA {_clock(eta)}"
         )
 
     def now(self) -> RenderableType:
         """The state for the live display: by stage, or by recipe if that is too high for it."""
+        total = self.total()
         head = Text(self.line(), style="bold")
-        height = len(self.stages) + len({recipe for recipe, _ in self.stages}) + 4
+        foot = [Text(line, no_wrap=True, overflow="ellipsis") for line in used(total)]
+        height = len(self.stages) + len({recipe for recipe, _ in self.stages}) + 4 + len(foot)
         fits = height <= self.console.height
-        return Group(head, self.stage_table() if fits else self.recipe_table())
-
-    def stage_table(self) -> Table:
-        """The state as a table, one row a stage."""
-        table = _table("recipe", "stage")
-        previous = None
-        for (recipe, stage), count in self.total().stages.items():
-            if previous not in (None, recipe):
-                table.add_section()
-            table.add_row(recipe if recipe != previous else "", stage, *_cells(count))
-            previous = recipe
-        return table
-
-    def recipe_table(self) -> Table:
-        """The state as a table, one row a recipe."""
-        table = _table("recipe")
-        for recipe, count in _by_recipe(self.total()).items():
-            table.add_row(recipe, *_cells(count))
-        return table
+        return Group(head, *([stage_table(total), *foot] if fits else [recipe_table(total)]))
 
     def _log(self) -> None:
         while not self._stop.wait(LOG_EVERY_S):
             log.info("%s", self.line())
-
-
-def _by_recipe(counters: Counters) -> dict[str, StageCount]:
-    """Per recipe what entered its first stage and left its last, and all drops and seconds."""
-    recipes: dict[str, StageCount] = {}
-    for (name, _), count in counters.stages.items():
-        recipe = recipes.setdefault(name, StageCount(num_in=count.num_in))
-        recipe.num_out = count.num_out
-        recipe.reasons.update(count.reasons)
-        recipe.busy_s += count.busy_s
-    return recipes
-
-
-def _table(*first: str) -> Table:
-    """An empty table; its last column takes what room is left, and is cut off there."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in first:
-        table.add_column(name, no_wrap=True)
-    for name in ("in", "out", "dropped", "ms/record"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reasons")
-    return table
-
-
-def _cells(count: StageCount) -> list[str | Text]:
-    each = 1000 * count.busy_s / count.num_in if count.num_in else 0.0
-    reasons = Text(no_wrap=True, overflow="ellipsis")
-    for reason, number in count.reasons.most_common(3):
-        style = "bold red" if reason in TROUBLE else ""
-        reasons.append(", " if reasons else "").append(f"{reason} {number:,}", style)
-    return [
-        f"{count.num_in:,}",
-        f"{count.num_out:,}",
-        f"{count.num_dropped:,}",
-        f"{each:.1f}",
-        reasons,
-    ]
 
 
 def _clock(seconds: float | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from pipeline.card import write_card
+from pipeline.counts import TROUBLE, used
 from pipeline.engines import Work, run_shards
 from pipeline.errors import UsageError
 from pipeline.lease import Lease
@@ -35,7 +36,7 @@ from pipeline.ledger import (
     write_run_info,
 )
 from pipeline.placement import Placement, split, unknown_stages
-from pipeline.progress import TROUBLE, Progress
+from pipeline.progress import Progress
 from pipeline.recipes.build import RecipeBook
 from pipeline.report import write_report
 from pipeline.sources import Source, write_manifest
@@ -255,6 +256,8 @@ def finish(folder: Folder, info: RunInfo, result: Audit, attempt: str) -> bool:
         len(files),
         folder.url,
     )
+    for line in used(result.counters):
+        log.info("%s", line)
     return True
 
 

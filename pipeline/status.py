@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections import Counter
 
+from rich.console import Console
+
+from pipeline.counts import stage_table, used
 from pipeline.ledger import Audit, RunInfo, audit, is_finished, read_run_info
 from pipeline.report import RunFacts, Thresholds
 from schemas.files import Folder
@@ -34,6 +39,7 @@ def _as_json(info: RunInfo, result: Audit, complete: bool) -> str:  # noqa: FBT0
         "num_drops": result.num_drops,
         "pairs": dict(result.pairs),
         "drops": _by_recipe(result),
+        "stages": result.counters.to_json()["stages"],
     }
     return json.dumps(value, indent=1)
 
@@ -58,7 +64,16 @@ def _as_text(info: RunInfo, result: Audit, complete: bool) -> str:  # noqa: FBT0
         lines.append(f"  {recipe}: {result.pairs[recipe]:,} pairs")
         reasons = Counter({r: n for (name, r), n in result.reasons.items() if name == recipe})
         lines += [f"    {count:>8,}  {reason}" for reason, count in reasons.most_common()]
+    if result.counters.stages:
+        lines += ["", _table(result), *used(result.counters)]
     return "\n".join(lines)
+
+
+def _table(result: Audit) -> str:
+    sink = io.StringIO()
+    width = shutil.get_terminal_size((120, 40)).columns
+    Console(file=sink, width=width, force_terminal=False).print(stage_table(result.counters))
+    return "\n".join(line.rstrip() for line in sink.getvalue().strip().splitlines())
 
 
 def report_facts(info: RunInfo, date: str = "") -> RunFacts:

@@ -17,7 +17,7 @@ from typing import Any
 
 from schemas.outcomes import Origin, Outcome, seed_of
 from schemas.records import Drop, Reason
-from stages.base import Device, GroupStage, ServiceDown, Stage
+from stages.base import Device, GroupStage, Metered, ServiceDown, Stage
 from workers.counters import Counters
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ChainRunner:
     chain: Chain
     """What to run."""
     counters: Counters
-    """Where rows, drops and seconds are counted."""
+    """Where rows, drops, seconds and use are counted."""
     guard: StageGuard = field(default=lambda _: nullcontext())
     """Wraps every call into a stage."""
     _limits: dict[str, int] = field(default_factory=dict, init=False)
@@ -89,7 +89,7 @@ class ChainRunner:
         for link in self.chain.links:
             if not live:
                 break
-            before = monotonic()
+            before, used = monotonic(), _usage(link.stage)
             produced, drops = self._step(link, live)
             outcomes += [Outcome(record, self.chain.origin, d, link.name) for record, d in drops]
             self.counters.count(
@@ -98,6 +98,7 @@ class ChainRunner:
                 num_out=len(produced),
                 reasons=[d.reason for _, d in drops],
                 busy_s=monotonic() - before,
+                usage={n: v - used.get(n, 0.0) for n, v in _usage(link.stage).items()},
             )
             live = produced
         return live, outcomes
@@ -185,6 +186,16 @@ class ChainRunner:
         for result in results:
             _check(link, result, stage.produces)
         return list(zip(group, results, strict=True))
+
+
+def _usage(stage: AnyStage) -> dict[str, float]:
+    """What the stage's backends have used so far, added up."""
+    total: dict[str, float] = {}
+    for backend in stage.backends() if isinstance(stage, Stage) else ():
+        if isinstance(backend, Metered):
+            for name, amount in backend.usage().items():
+                total[name] = total.get(name, 0.0) + amount
+    return total
 
 
 def _check(link: Link, result: Sequence[Any] | Drop, produces: type) -> None:

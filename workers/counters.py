@@ -23,11 +23,25 @@ class StageCount:
     """Records dropped, by reason."""
     busy_s: float = 0.0
     """Seconds spent inside the stage, over all actors."""
+    idle_s: float = 0.0
+    """The stage's share of the seconds in which its actors were inside no stage at all."""
+    usage: dict[str, float] = field(default_factory=dict)
+    """What its backends used beyond time, by name; see `stages.base.Metered`."""
 
     @property
     def num_dropped(self) -> int:
         """Records dropped."""
         return self.reasons.total()
+
+    def add(self, other: StageCount) -> None:
+        """Add the counts of another."""
+        self.num_in += other.num_in
+        self.num_out += other.num_out
+        self.reasons.update(other.reasons)
+        self.busy_s += other.busy_s
+        self.idle_s += other.idle_s
+        for name, amount in other.usage.items():
+            self.usage[name] = self.usage.get(name, 0.0) + amount
 
 
 @dataclass
@@ -40,24 +54,39 @@ class Counters:
     """Seeds done, whatever became of them."""
 
     def count(
-        self, key: StageKey, *, num_in: int, num_out: int, reasons: Iterable[str], busy_s: float
+        self,
+        key: StageKey,
+        *,
+        num_in: int,
+        num_out: int,
+        reasons: Iterable[str],
+        busy_s: float = 0.0,
+        usage: Mapping[str, float] | None = None,
     ) -> None:
         """Add one call of a stage."""
-        stage = self.stages.setdefault(key, StageCount())
-        stage.num_in += num_in
-        stage.num_out += num_out
-        stage.reasons.update(str(reason) for reason in reasons)
-        stage.busy_s += busy_s
+        dropped = Counter(str(reason) for reason in reasons)
+        called = StageCount(num_in, num_out, dropped, busy_s, usage=dict(usage or {}))
+        self.stages.setdefault(key, StageCount()).add(called)
+
+    def wait(self, idle_s: float, first: StageKey) -> None:
+        """Deal out seconds in which the actor that runs these stages was inside none of them.
+
+        By what each stage was busy, so that busy / (busy + idle) of each is the share of time in
+        which its actors worked, and all busy and idle seconds together are the actors' time. If no
+        stage was busy, `first` waited: the stage at which the actor takes its records up.
+        """
+        busy_s = sum(stage.busy_s for stage in self.stages.values())
+        if busy_s <= 0:
+            self.stages.setdefault(first, StageCount()).idle_s += idle_s
+            return
+        for stage in self.stages.values():
+            stage.idle_s += idle_s * stage.busy_s / busy_s
 
     def add(self, other: Counters) -> None:
         """Add all counts of another."""
         self.num_seeds += other.num_seeds
         for key, stage in other.stages.items():
-            mine = self.stages.setdefault(key, StageCount())
-            mine.num_in += stage.num_in
-            mine.num_out += stage.num_out
-            mine.reasons.update(stage.reasons)
-            mine.busy_s += stage.busy_s
+            self.stages.setdefault(key, StageCount()).add(stage)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -71,6 +100,8 @@ class Counters:
                     "num_out": stage.num_out,
                     "dropped": dict(stage.reasons),
                     "busy_s": round(stage.busy_s, 3),
+                    "idle_s": round(stage.idle_s, 3),
+                    "usage": {name: round(value, 6) for name, value in stage.usage.items()},
                 }
                 for (recipe, name), stage in self.stages.items()
             ],
@@ -82,6 +113,11 @@ class Counters:
         counters = cls(num_seeds=value["num_seeds"])
         for row in value["stages"]:
             counters.stages[row["recipe"], row["stage"]] = StageCount(
-                row["num_in"], row["num_out"], Counter(row["dropped"]), row["busy_s"]
+                row["num_in"],
+                row["num_out"],
+                Counter(row["dropped"]),
+                row["busy_s"],
+                row["idle_s"],
+                dict(row["usage"]),
             )
         return counters

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import pyarrow as pa
@@ -127,6 +128,8 @@ class ShardWorker:
         except BaseException:
             self.close()
             raise
+        # Until when this worker's time is accounted for, as busy or as idle.
+        self._accounted = monotonic()
 
     def close(self) -> None:
         """Close all stages."""
@@ -178,18 +181,31 @@ class ShardWorker:
                     if outcomes:
                         parcel.done.append(outcome_table(outcomes))
             self._report(parcel, len(together))
-        for runner in self._runners:
-            parcel.counters.add(runner.counters)
+        parcel.counters.add(self._counted())
+        # What follows (the part's writing, the wait for another shard) is the next one's idle time.
+        self._accounted = monotonic()
         parcel.live = live
+
+    def _counted(self) -> Counters:
+        """What this group's stages counted in this parcel, and the time that none of them took."""
+        counted = Counters()
+        for runner in self._runners:
+            counted.add(runner.counters)
+        busy_s = sum(stage.busy_s for stage in counted.stages.values())
+        first = next(runner.chain for runner in self._runners if runner.chain.links)
+        counted.wait(
+            max(0.0, monotonic() - self._accounted - busy_s),
+            (first.origin.recipe, first.links[0].name),
+        )
+        return counted
 
     def _report(self, parcel: Parcel, num_seeds: int) -> None:
         if self._group.last:
             parcel.counters.num_seeds += num_seeds
         if self._on_progress is None:
             return
-        so_far = Counters(num_seeds=parcel.counters.num_seeds)
-        for runner in self._runners:
-            so_far.add(runner.counters)
+        so_far = self._counted()
+        so_far.num_seeds = parcel.counters.num_seeds
         self._on_progress(parcel.shard, self._group.index, so_far)
 
     def _write(self, parcel: Parcel) -> None:
@@ -259,6 +275,5 @@ def _run(
         num_in=len(records),
         num_out=0,
         reasons=[drop.reason] * len(records),
-        busy_s=0.0,
     )
     return [], [Outcome(record, origin, drop, stage) for record in records]

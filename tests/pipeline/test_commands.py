@@ -117,6 +117,11 @@ def test_a_finished_run_on_the_terminal(finished):
     first, second = result.stdout.splitlines()[:2]
     assert first.startswith("removal-cpu: complete, 10 of 10 seeds, 2 of 2 shards, ")
     assert second.startswith("  removal-cpu: ")
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["recipe", "stage", "in", "out", "dropped", "ms", "each", "busy", "reasons"] in rows
+    (loader,) = [row for row in rows if "loader" in row]
+    assert loader[:5] == ["removal-cpu", "loader", "10", "10", "0"]
+    assert 0 < int(loader[6].removesuffix("%")) < 100
 
 
 def test_status_as_json(finished, facts):
@@ -126,6 +131,8 @@ def test_status_as_json(finished, facts):
     assert facts["num_pairs"] == sum(facts["pairs"].values()) > 0
     assert facts["num_drops"] == sum(facts["drops"]["removal-cpu"].values())
     assert set(facts["pairs"]) == {"removal-cpu"}
+    assert [stage["stage"] for stage in facts["stages"]][:2] == ["loader", "annotated_regions"]
+    assert facts["stages"][0]["idle_s"] > 0
 
 
 def test_the_console_script_is_the_same_command(finished, facts):

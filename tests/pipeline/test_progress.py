@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import progress as module
+from pipeline.counts import used
 from pipeline.placement import Placement
 from pipeline.progress import ErrorShareError, Progress
 from pipeline.run import run
@@ -161,21 +162,75 @@ def test_the_table_by_stage():
     shown.done(0, TEN)
     rows = [line.split() for line in text(shown).splitlines()]
     assert rows[0][:4] == ["10/40", "seeds,", "1/4", "shards,"]
-    assert ["recipe", "stage", "in", "out", "dropped", "ms/record", "reasons"] in rows
-    assert ["one", "loader", "10", "8", "2", "10.0", "bad_image", "2"] in rows
-    assert ["cutter", "8", "12", "1", "300.0", "no_region", "1"] in rows
+    assert ["recipe", "stage", "in", "out", "dropped", "ms", "each", "busy", "reasons"] in rows
+    assert ["one", "loader", "10", "8", "2", "10.0", "100%", "bad_image", "2"] in rows
+    assert ["cutter", "8", "12", "1", "300.0", "100%", "no_region", "1"] in rows
     assert ["masker", "12", "12", "0", "0.0"] in rows
-    assert ["two", "loader", "10", "9", "1", "10.0", "bad_box", "1"] in rows
+    assert ["two", "loader", "10", "9", "1", "10.0", "100%", "bad_box", "1"] in rows
+
+
+def test_the_share_of_time_in_which_a_stage_was_busy():
+    shown = progress()
+    counters = counted(4, ("one", "loader", 4, 4, [], 0.5), ("one", "cutter", 4, 4, [], 1.5))
+    counters.wait(6.0, ("one", "loader"))
+    shown.done(0, counters)
+    rows = [line.split() for line in text(shown).splitlines()]
+    assert ["one", "loader", "4", "4", "0", "125.0", "25%"] in rows
+    assert ["cutter", "4", "4", "0", "375.0", "25%"] in rows
+    assert ["masker", "0", "0", "0", "0.0"] in rows
+
+
+def paid(stage, **usage):
+    counters = Counters()
+    counters.count(("one", stage), num_in=1, num_out=1, reasons=[], usage=usage)
+    return counters
+
+
+PLANNER = {
+    "requests": 1204,
+    "cached": 300,
+    "prompt_tokens": 2e6,
+    "completion_tokens": 1e5,
+    "cost_usd": 3.196,
+}
+
+
+def test_what_was_used_is_said():
+    shown = progress()
+    assert used(shown.total()) == []
+    assert "USD" not in shown.line()
+    shown.done(0, paid("planner", **PLANNER))
+    planner = "planner: 1,204 requests, 300 cached, 2.1 M tokens, 3.20 USD"
+    assert used(paid("planner", **PLANNER)) == [planner]
+    assert ", 3.20 USD, " in shown.line()
+    shown.live({"1-0": paid("judge", requests=7, prompt_tokens=9999, cost_usd=0.5, images=3)})
+    judge = "one judge: 7 requests, 9,999 tokens, 0.50 USD, 3 images"
+    assert used(shown.total()) == [f"one {planner}", judge, "together: 3.70 USD"]
+    shown.done(2, paid("judge", prompt_tokens=23_456))
+    assert "33.5 k tokens" in used(shown.total())[1]
+    lines = [line.rstrip() for line in text(shown).splitlines()]
+    assert lines[-3] == f"one {planner}"
+
+
+@pytest.mark.parametrize("height", [9, 10, 11])
+def test_what_was_used_fits_the_screen(height):
+    shown = progress(console=screen(width=80, height=height))
+    shown.done(0, paid("cutter", **PLANNER))
+    lines = text(shown).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= height
+    # Where there is no room for the stages, there is none for what they used.
+    assert any("1,204 requests" in line for line in lines) == (height == 11)
 
 
 def test_a_screen_too_low_shows_recipes():
     shown = progress(console=screen(height=9))
     shown.done(0, TEN)
     rows = [line.split() for line in text(shown).splitlines()]
-    assert ["recipe", "in", "out", "dropped", "ms/record", "reasons"] in rows
+    assert ["recipe", "in", "out", "dropped", "ms", "each", "busy", "reasons"] in rows
     # In: what entered the first stage; out: what left the last; the rest is summed.
-    assert ["one", "10", "12", "3", "250.0", "bad_image", "2,", "no_region", "1"] in rows
-    assert ["two", "10", "9", "1", "10.0", "bad_box", "1"] in rows
+    assert ["one", "10", "12", "3", "250.0", "100%", "bad_image", "2,", "no_region", "1"] in rows
+    assert ["two", "10", "9", "1", "10.0", "100%", "bad_box", "1"] in rows
     assert len(rows) <= 9
 
 

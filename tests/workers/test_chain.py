@@ -125,10 +125,77 @@ def test_counters_add_up_and_survive_json():
     a, b = Counters(num_seeds=2), Counters(num_seeds=3)
     a.count(("r", "x"), num_in=3, num_out=2, reasons=[Reason.BAD_BOX], busy_s=1.5)
     b.count(("r", "x"), num_in=1, num_out=0, reasons=[Reason.BAD_BOX], busy_s=0.5)
-    b.count(("r", "y"), num_in=9, num_out=9, reasons=[], busy_s=0.25)
+    b.count(("r", "y"), num_in=9, num_out=9, reasons=[], busy_s=0.25, usage={"requests": 2})
+    b.wait(1.5, ("r", "x"))
     a.add(b)
     assert a.num_seeds == 5
     stage = a.stages["r", "x"]
     assert (stage.num_in, stage.num_out, stage.num_dropped, stage.busy_s) == (4, 2, 2, 2.0)
     assert Counters.from_json(a.to_json()) == a
     assert a.to_json()["stages"][0]["dropped"] == {"bad_box": 2}
+    a.add(b)
+    assert a.stages["r", "y"].usage == {"requests": 4}
+
+
+def test_idle_time_is_dealt_out_by_busy_time():
+    counters = Counters()
+    counters.count(("r", "x"), num_in=1, num_out=1, reasons=[], busy_s=3.0)
+    counters.count(("r", "y"), num_in=1, num_out=1, reasons=[], busy_s=1.0)
+    counters.count(("r", "z"), num_in=1, num_out=1, reasons=[])
+    counters.wait(2.0, ("r", "x"))
+    assert [stage.idle_s for stage in counters.stages.values()] == [1.5, 0.5, 0.0]
+    # An actor to which only empty shards came: it is the first stage that waited.
+    counters = Counters()
+    counters.wait(2.0, ("r", "y"))
+    assert counters.stages["r", "y"].idle_s == 2.0
+
+
+@dataclass
+class Meter:
+    """Counts what it is asked for, as a paid endpoint would."""
+
+    num: int = 0
+
+    def open(self, device: Device) -> None:
+        assert device == Device()
+
+    def close(self) -> None: ...
+
+    def usage(self) -> dict[str, float]:
+        return {"requests": self.num, "cost_usd": self.num / 10}
+
+
+@dataclass(frozen=True)
+class Metered(Breaker):
+    meters: tuple[Meter, ...] = ()
+
+    def backends(self) -> Sequence[Meter]:
+        return self.meters
+
+    def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Seed] | Drop]:
+        for meter in self.meters:
+            meter.num += len(batch)
+        if len(batch) > 2:
+            raise RuntimeError("asked for nothing")
+        return [[seed] for seed in batch]
+
+
+def test_what_backends_used_is_counted_by_stage_even_for_calls_that_raised():
+    shared, own = Meter(num=1000), Meter()
+    whole = chain()
+    links = (
+        whole.links[0],
+        Link("ask", Metered(meters=(shared, own))),
+        Link("ask_again", Metered(meters=(shared,))),
+        *whole.links[2:],
+    )
+    _, _, runner = run(replace(whole, links=links), IDS[:4])
+    # Four rows at once, which raises, then twice two.
+    assert runner.counters.stages["fake", "ask"].usage == pytest.approx(
+        {"requests": 16, "cost_usd": 1.6}
+    )
+    assert runner.counters.stages["fake", "ask_again"].usage["requests"] == 8
+    assert runner.counters.stages["fake", "fan_out"].usage == {}
+    assert Counters.from_json(runner.counters.to_json()).stages["fake", "ask"].usage[
+        "cost_usd"
+    ] == pytest.approx(1.6)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from schemas.manifest import write_seeds
 from schemas.shards import read_part
 from tests.workers.fakes import Saboteur, chain, ref
 from workers.chain import Chain
+from workers.counters import Counters
 from workers.worker import Assignment, Group, Parcel, ShardWorker
 
 IDS = [f"s{i}" for i in range(10)]
@@ -87,6 +89,36 @@ def test_a_group_without_links_of_a_chain_passes_it_through(run):
     # The second chain starts in the second group: until then its records are the manifest's.
     work(run, first, second)
     assert rows(run) == fused
+
+
+def test_busy_and_idle_seconds_are_the_workers_time(run):
+    write_seeds(run, 1, [ref(f"t{i}") for i in range(4)])
+    saboteur = Saboteur(sleep_s=0.02)
+    heard = []
+    worker = ShardWorker(
+        Assignment(run, "a", {}), group(chain(saboteur)), lambda *said: heard.append(said)
+    )
+    up = time.monotonic()
+    total = Counters()
+    for shard in (0, 1):
+        time.sleep(0.1)
+        parcel = worker.first(shard)
+        worker.process(parcel)
+        total.add(parcel.counters)
+    seconds = time.monotonic() - up
+    busy = sum(stage.busy_s for stage in total.stages.values())
+    idle = sum(stage.idle_s for stage in total.stages.values())
+    assert busy >= 14 * 0.02
+    assert idle >= 0.2
+    # All but the writing of the last part, and what lies between two looks at the clock.
+    assert seconds - 0.1 < busy + idle <= seconds
+    saboteurs = total.stages["fake", "saboteur"]
+    share = saboteurs.busy_s / (saboteurs.busy_s + saboteurs.idle_s)
+    assert 0.3 < share < 0.8
+    # The live counts say it, too, and grow towards it.
+    live = [sum(s.idle_s for s in counters.stages.values()) for _, _, counters in heard]
+    assert live[0] >= 0.1
+    assert live[:4] == sorted(live[:4])
 
 
 DIE = """
