@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from schemas.records import Drop, Image, Reason
 from stages.base import Backend
@@ -30,6 +30,15 @@ class Form(BaseModel):
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"additionalProperties": False})
 
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text.strip()
+
+
+Words = Annotated[str, AfterValidator(_not_blank)]
+"""A form's text that must say something."""
 
 Answer = TypeVar("Answer", bound=Form | str)
 

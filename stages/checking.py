@@ -14,9 +14,9 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.ids import row_seed
-from schemas.records import Candidate, Drop, Image, Reason
+from schemas.records import Candidate, Drop, Reason
 from stages.chat import ChatBackend, Form, Reply, Request, Sampling, Unanswered
-from stages.prompting import Prompt
+from stages.prompting import Prompt, Values
 
 Mode = Literal["edit", "contradiction"]
 """What is asked. "edit": both images are shown, and whether they differ as the contrast says.
@@ -158,7 +158,7 @@ class Checker:
         ]
 
 
-def _values(candidate: Candidate) -> dict[str, str | Image | None]:
+def _values(candidate: Candidate) -> Values:
     contrast = candidate.contrast
     return {
         "chosen_image": candidate.chosen_image,

@@ -29,6 +29,10 @@ _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _DIVIDER = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
+Values = Mapping[str, str | Image | None]
+"""What stands for a prompt's placeholders."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A prompt file, read when the recipe is; its digest stands in the recipe's settings."""
@@ -87,7 +91,7 @@ class Prompt:
                     f"{', '.join(sorted(names))}{also}"
                 )
 
-    def messages(self, values: Mapping[str, str | Image | None]) -> tuple[Message, ...]:
+    def messages(self, values: Values) -> tuple[Message, ...]:
         """The system's and the user's message, each placeholder replaced by its value.
 
         Texts are quoted (`quote`), None becomes null, a picture becomes a part of its own.

@@ -88,9 +88,9 @@ class OpenAIChat:
     """How long a request that fails is tried again. With `timeout_s` this has to stay below the
     placement's `time_limit_s`."""
     prompt_price: Annotated[float, Ge(0)] = field(default=0.0, metadata=OPERATIONAL)
-    """Price of a million tokens read."""
+    """Dollars for a million tokens read."""
     completion_price: Annotated[float, Ge(0)] = field(default=0.0, metadata=OPERATIONAL)
-    """Price of a million tokens written."""
+    """Dollars for a million tokens written."""
 
     _client: openai.AsyncOpenAI | None = field(default=None, init=False, repr=False, compare=False)
     _runner: asyncio.Runner | None = field(default=None, init=False, repr=False, compare=False)
@@ -156,7 +156,7 @@ class OpenAIChat:
         return converse(requests, self._complete)
 
     def usage(self) -> Mapping[str, float]:
-        """Since `open`: requests sent, replies from the cache, tokens read and written, price."""
+        """As `stages.base.Metered` names it; 0 dollars where the prices are not set."""
         return dict(self._counts)
 
     def _complete(self, requests: Sequence[Request[Any]]) -> list[Completion | Unanswered]:
@@ -208,7 +208,7 @@ class OpenAIChat:
         cache = CompletionCache(Folder.at(self.cache)) if self.cache is not None else None
         async with self._slots:
             if cache and (known := await asyncio.to_thread(cache.get, key)):
-                self._count(cached_requests=1)
+                self._count(cached=1)
                 return known
             result = await self._ask_patiently(key, payload)
             if cache and isinstance(result, Completion):
@@ -291,7 +291,7 @@ class OpenAIChat:
         self._count(
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
-            price=(
+            cost_usd=(
                 completion.prompt_tokens * self.prompt_price
                 + completion.completion_tokens * self.completion_price
             )

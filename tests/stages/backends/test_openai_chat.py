@@ -295,7 +295,7 @@ class TestCache:
             asked = len(server.payloads)
             with talking(server, cache=str(tmp_path), concurrency=2) as chat:
                 assert chat.chat(requests) == first
-                assert chat.usage() == {"cached_requests": 4}
+                assert chat.usage() == {"cached": 4}
             assert asked == len(server.payloads) == 4, "two good, one bad and its repair"
 
     def test_all_that_decides_a_reply_is_in_the_key(self, tmp_path: Path):
@@ -365,7 +365,7 @@ def test_tokens_are_counted_and_priced():
     written = 2 * (len(json.dumps(GOOD)) // 4)
     assert usage["prompt_tokens"] == 200
     assert usage["completion_tokens"] == written
-    assert usage["price"] == pytest.approx((200 + 10 * written) / 1e6)
+    assert usage["cost_usd"] == pytest.approx((200 + 10 * written) / 1e6)
 
 
 class TestSecrets:
