@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -18,6 +18,7 @@ from trainer.order import MicroBatch, Order
 from trainer.processes import Processes, total_norm, without_exchange
 from trainer.schedule import learning_rate
 from trainer.settings import Settings
+from trainer.stop import Wish, Wished, nothing
 
 NAMED_ROWS = 16
 """A message names at most so many rows."""
@@ -35,8 +36,8 @@ class StepResult:
     """The gradient's norm before it was scaled down."""
     rate: float
     """The learning rate."""
-    stop: bool
-    """Whether any process was asked to stop."""
+    wish: Wish
+    """The strongest wish that any process heard."""
 
 
 @dataclass
@@ -59,8 +60,8 @@ class Loop:
     """The reference's log-probs of a batch, without gradient."""
     optimizer: torch.optim.Optimizer
     """Over what learns."""
-    wished: Callable[[], bool] = field(default=lambda: False)
-    """Whether this process was asked to stop; see `trainer.stop`."""
+    wished: Wished = nothing
+    """What this process was asked to do after the step."""
 
     @property
     def loss(self) -> PreferenceLoss:
@@ -90,13 +91,20 @@ class Loop:
                 total = values.double().sum() if micro.counted else values.new_zeros(())
                 sums[name] = sums[name] + total if name in sums else total
         bad = self._not_finite(done)
-        *totals, num_bad, stop = self.processes.sum(
-            [*(float(x) for x in sums.values()), float(len(bad)), float(self.wished())]
+        wish = self.wished()
+        *totals, num_bad, num_save, num_stop = self.processes.sum(
+            [
+                *(float(x) for x in sums.values()),
+                float(len(bad)),
+                float(wish is Wish.SAVE),
+                float(wish is Wish.STOP),
+            ]
         )
         if num_bad:
             self._refuse(step, bad, "the loss")
         norm = self._update(step, rows.tolist())
-        return StepResult(dict(zip(sums, totals, strict=True)), len(rows), norm, rate, stop > 0)
+        wish = Wish.STOP if num_stop else Wish.SAVE if num_save else Wish.GO_ON
+        return StepResult(dict(zip(sums, totals, strict=True)), len(rows), norm, rate, wish)
 
     def _not_finite(self, done: Sequence[tuple[MicroBatch, Tensor]]) -> list[str]:
         """Pair ids of the rows of this process whose loss is NaN or infinite."""

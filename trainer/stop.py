@@ -1,4 +1,4 @@
-"""A wish to stop, heard between steps: pre-emption ends a run with a checkpoint."""
+"""What the outside wishes between two steps: that the run saves itself, or that it stops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -15,16 +16,29 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What clusters send before they kill, and Ctrl-C. A second one ends the process at once."""
 
 
-@contextmanager
-def wished() -> Iterator[Callable[[], bool]]:
-    """While inside, `wished()` says whether one of the signals has come.
+class Wish(IntEnum):
+    """What to do after the step, the strongest of all processes' counting."""
 
-    In another thread than the main one (Ray Train's workers) signals cannot be caught; it then
-    stays False, and a kill costs the steps since the last checkpoint.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
+    GO_ON = 0
+    """Nothing."""
+    SAVE = 1
+    """Write a checkpoint and go on: this machine may be taken away."""
+    STOP = 2
+    """Write a checkpoint and end, to be resumed by the same command."""
+
+
+Wished = Callable[[], Wish]
+"""Asked once a step on every process."""
+
+
+def nothing() -> Wish:
+    """Never any wish."""
+    return Wish.GO_ON
+
+
+@contextmanager
+def by_signal() -> Iterator[Wished]:
+    """While inside, a signal is a wish to stop. Only in a process's main thread."""
     heard = threading.Event()
 
     def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a handler's signature
@@ -35,7 +49,7 @@ def wished() -> Iterator[Callable[[], bool]]:
 
     before = {one: signal.signal(one, hear) for one in SIGNALS}
     try:
-        yield heard.is_set
+        yield lambda: Wish.STOP if heard.is_set() else Wish.GO_ON
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
