@@ -35,6 +35,7 @@ from pipeline.ledger import (
     write_progress,
     write_run_info,
 )
+from pipeline.matching import MATCHES_FILE, MatchRequest, match_images
 from pipeline.placement import Placement, split, unknown_stages
 from pipeline.progress import Progress
 from pipeline.recipes.build import RecipeBook
@@ -46,6 +47,7 @@ from schemas.files import Folder
 from schemas.outcomes import Origin
 from schemas.records import SCHEMA_VERSION, Step
 from schemas.shards import PartError, part_name, read_pairs, write_data
+from stages.loader import Loader
 from workers.chain import Chain
 from workers.guard import STRIKES
 from workers.worker import Assignment
@@ -104,6 +106,7 @@ def run(request: Request) -> Exit:
     _check_writable(folder)
     with Lease(folder, request.attempt):
         info = _prepare(request, folder)
+        _pair_images(request, folder, info)
         if request.retry_errors:
             for shard in shards_with(folder, info, TROUBLE):
                 folder.delete(part_name(shard))
@@ -134,6 +137,26 @@ def run(request: Request) -> Exit:
         )
         write_progress(folder, info, result, complete=False)
     return Exit.INCOMPLETE
+
+
+def _pair_images(request: Request, folder: Folder, info: RunInfo) -> None:
+    """The pass before the run of a recipe that pairs the images of its input."""
+    if request.book.matching is None:
+        return
+    loader = request.book.recipes[0].links[0].stage
+    assert isinstance(loader, Loader)
+    match_images(
+        MatchRequest(
+            run=folder,
+            num_shards=info.num_shards,
+            matching=request.book.matching,
+            loader=loader,
+            run_seed=request.seed,
+            placement=request.placement,
+            attempt=request.attempt,
+            local=request.local,
+        )
+    )
 
 
 def make_chains(book: RecipeBook, seed: int) -> tuple[Chain, ...]:
@@ -187,6 +210,8 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
             f"{folder.url} holds parts but no {RUN_FILE}: it is not a run directory of this "
             "version; give another --output"
         )
+    # The partners of images stand in the manifest, which is about to be written anew.
+    folder.delete(MATCHES_FILE)
     log.info("scanning %s", request.source.input.url)
     manifest = write_manifest(
         request.source, folder, request.seed, request.book.shard_size, request.limit

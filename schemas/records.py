@@ -116,6 +116,8 @@ class CounterpartRef:
     """An answer that is true of it."""
     kind: Kind | None
     """How it differs, as the input says; None where it does not say."""
+    params: Mapping[str, str]
+    """How it was found: {"similarity": "0.8312", ...}; {} where the input named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ class Counterpart:
     answer: str | None
     """As in `CounterpartRef`."""
     kind: Kind | None
+    """As in `CounterpartRef`."""
+    params: Mapping[str, str]
     """As in `CounterpartRef`."""
 
 

@@ -34,6 +34,8 @@ class BroughtCounterpart(RecordStage[Seed, Candidate]):
     """Greatest share of the counterpart that `cover` may cut off; above, the row is dropped."""
     default_kind: Kind = Kind.OBJECT
     """Kind of contrast of rows that do not say."""
+    needs_answer: bool = True
+    """Drop rows without an answer to the other image; a later stage may write it otherwise."""
 
     def process_one(self, record: Seed) -> Sequence[Candidate] | Drop:
         """The candidate, or NO_COUNTERPART or SHAPE_MISMATCH."""
@@ -41,16 +43,20 @@ class BroughtCounterpart(RecordStage[Seed, Candidate]):
         if other is None:
             return Drop(
                 Reason.NO_COUNTERPART,
-                "the row has no other image; name its column with --columns counterfactual_image=",
+                "the row has no other image: its column is named by --columns "
+                "counterfactual_image=..., or no image of the input is similar enough",
             )
-        if other.answer is None or not other.answer.strip():
+        answer = other.answer if other.answer and other.answer.strip() else None
+        if answer is None and self.needs_answer:
             return Drop(Reason.NO_COUNTERPART, "no answer that is true of the other image")
         pixels = decode(other.image)
         fitted = self._fitted(pixels, record.width, record.height)
         if isinstance(fitted, Drop):
             return fitted
         chosen_image, rejected_image = encode_pair(record.image, fitted)
-        target, replacement = _changed(record.chosen, other.answer)
+        target, replacement = ("picture", "a similar picture")
+        if answer is not None:
+            target, replacement = _changed(record.chosen, answer)
         return [
             Candidate(
                 seed=replace(record, counterpart=None),
@@ -63,8 +69,11 @@ class BroughtCounterpart(RecordStage[Seed, Candidate]):
                 regions=(),
                 chosen_image=chosen_image,
                 rejected_image=rejected_image,
-                counterfactual=other.answer,
-                params={"counterpart_size": f"{pixels.shape[1]}x{pixels.shape[0]}"},
+                counterfactual=answer,
+                params={
+                    **other.params,
+                    "counterpart_size": f"{pixels.shape[1]}x{pixels.shape[0]}",
+                },
             )
         ]
 

@@ -108,7 +108,7 @@ class Loader(Stage[SeedRef, Seed]):
         loaded = self._whole(ref.image, data)
         if isinstance(loaded, Drop):
             return replace(loaded, detail=f"the other image: {loaded.detail}")
-        return Counterpart(Image(loaded.data, _name(ref.image)), ref.answer, ref.kind)
+        return Counterpart(Image(loaded.data, _name(ref.image)), ref.answer, ref.kind, ref.params)
 
     def _whole(self, image: ImageRef, data: bytes | None) -> _Loaded | Drop:
         """The picture at `image`, whose content is `data`, or what is wrong with it."""

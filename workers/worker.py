@@ -20,6 +20,7 @@ from schemas.manifest import read_seeds
 from schemas.outcomes import OUTCOME_SCHEMA, Outcome, outcome_table, seed_of
 from schemas.records import SeedRef
 from schemas.shards import ROW_GROUP_ROWS, write_part
+from schemas.vectors import write_vectors
 from stages.base import Device
 from workers.chain import Chain, ChainRunner
 from workers.counters import Counters
@@ -57,6 +58,8 @@ class Assignment:
     """Identity of the driver process."""
     facts: Mapping[str, str]
     """Metadata for every part: recipe and input digests."""
+    vectors: bool = False
+    """Whether the workers write the vectors of images, for a recipe that pairs them, not parts."""
 
 
 @dataclass
@@ -152,7 +155,7 @@ class ShardWorker:
             flight.recover()
             self._fly(parcel, flight)
             if self._group.last:
-                self._write(parcel)
+                self._finish(parcel)
         finally:
             # Whatever the error, this process is alive: nobody is to blame for a death.
             flight.close()
@@ -207,6 +210,14 @@ class ShardWorker:
         so_far = self._counted()
         so_far.num_seeds = parcel.counters.num_seeds
         self._on_progress(parcel.shard, self._group.index, so_far)
+
+    def _finish(self, parcel: Parcel) -> None:
+        """Write what the shard came to; the file's existence says that it is done."""
+        if self._assignment.vectors:
+            (rows,) = parcel.live
+            write_vectors(self._assignment.run, parcel.shard, rows)
+        else:
+            self._write(parcel)
 
     def _write(self, parcel: Parcel) -> None:
         """Write the part: by seed, then by recipe, then in the order in which the rows came."""

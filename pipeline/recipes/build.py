@@ -19,12 +19,14 @@ from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import UsageError
+from pipeline.recipes.matching import Matching
 from pipeline.yaml_file import read_yaml
 from schemas.ids import content_id
 from schemas.records import SeedRef, SpannedCandidate
 from stages.backends.descriptors import ColorLayout, GradientGrid
 from stages.backends.fill import FILLS
 from stages.backends.grabcut import GrabCut
+from stages.backends.lama import Lama
 from stages.backends.sam import SEGMENTERS
 from stages.counterpart import BroughtCounterpart
 from stages.cropper import Cropper
@@ -57,7 +59,7 @@ STAGES: Mapping[str, Choice] = {
     "loader": Choice(Loader, {}),
     "annotated_regions": Choice(AnnotatedRegions, {}),
     "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS]}),
-    "inpainter": Choice(Inpainter, {"backend": FILLS}),
+    "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama]}),
     "recolorer": Choice(Recolorer, {}),
     "duplicator": Choice(Duplicator, {}),
     "flipper": Choice(Flipper, {}),
@@ -84,6 +86,8 @@ class RecipeFile(BaseModel):
     """Seeds in one shard: the unit of work, of retry and of commit."""
     stages: dict[str, dict[str, Any] | None] | None = None
     """Stage keys in order, each with its settings."""
+    matching: dict[str, Any] | None = None
+    """How images of the input are paired with each other before the run, if they are."""
     mix: Annotated[list[str], MinLen(1)] | None = None
     """Names of recipes (or YAML files) that every seed goes through, one after the other."""
 
@@ -124,11 +128,16 @@ class RecipeBook:
     """Seeds in one shard."""
     recipes: tuple[Recipe, ...]
     """The chains; every seed goes through all of them."""
+    matching: Matching | None = None
+    """How images of the input are paired with each other before the run."""
 
     @property
     def digest(self) -> str:
         """Content id over all members."""
-        return content_id(self.name, *(recipe.digest for recipe in self.recipes))
+        parts = [recipe.digest for recipe in self.recipes]
+        if self.matching is not None:
+            parts.append(json.dumps(settings_of(self.matching), sort_keys=True))
+        return content_id(self.name, *parts)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -154,6 +163,11 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
         if path == ["shard_size"]:
             used[i] = True
             book = _validated(book.name, {**book.model_dump(), "shard_size": value})
+        elif path[0] == "matching" and len(path) > 1 and book.matching is not None:
+            used[i] = True
+            changed = dict(book.matching)
+            _set(overrides[i], changed, path[1:], value)
+            book = book.model_copy(update={"matching": changed})
     recipes = []
     for member in members:
         if not member.stages:
@@ -174,7 +188,16 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
                 f"--set {text}: recipe {book.name} has no such key; it has shard_size and the "
                 f"stages {', '.join(known)}"
             )
-    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes))
+    matching = None if book.matching is None else _matching(book.name, dict(book.matching))
+    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), matching)
+
+
+def _matching(recipe: str, settings: dict[str, Any]) -> Matching:
+    where = f"recipe {recipe}: matching"
+    embedders = STAGES["embedder"].backends["appearance"]
+    settings["embedder"] = _build_backend(f"{where}.embedder", embedders, settings.get("embedder"))
+    matching: Matching = _instance(where, Matching, settings)
+    return matching
 
 
 def settings_of(value: object) -> dict[str, Any]:

@@ -137,6 +137,7 @@ def _counterpart(
         image.ref,
         texts.optional("counterfactual", answer or None),
         None if named is None else Kind(named),
+        {},
     )
     identity = image.identity
     return ref, identity if isinstance(identity, str) else content_id(identity)

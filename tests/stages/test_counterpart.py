@@ -38,7 +38,9 @@ def seed(other: np.ndarray | None, answer: str | None = "Two dogs run.", kind=Ki
         regions=(),
         source="x",
         license=None,
-        counterpart=None if other is None else Counterpart(png(other), answer, kind),
+        counterpart=None
+        if other is None
+        else Counterpart(png(other), answer, kind, {"similarity": "0.8"}),
     )
 
 
@@ -55,6 +57,7 @@ def test_a_counterpart_of_the_same_size_keeps_its_pixels():
     assert candidate.counterfactual == "Two dogs run."
     assert candidate.seed.counterpart is None
     assert np.abs(decode(candidate.rejected_image).astype(int) - other).max() <= 12  # the codec
+    assert candidate.params == {"similarity": "0.8", "counterpart_size": "80x60"}
     headers = [candidate.chosen_image.bytes[:2], candidate.rejected_image.bytes[:2]]
     assert headers == [b"\xff\xd8"] * 2
 
@@ -89,6 +92,12 @@ def test_half_a_pair_is_no_pair(other, answer):
     drop = BroughtCounterpart().process_one(seed(other, answer))
     assert isinstance(drop, Drop)
     assert drop.reason is Reason.NO_COUNTERPART
+
+
+def test_the_answer_may_come_later():
+    candidate = made(BroughtCounterpart(needs_answer=False), seed(halves(80, 60), None))
+    assert candidate.counterfactual is None
+    assert candidate.contrast.target == "picture"
 
 
 def test_the_kind_falls_back_to_the_recipes():
