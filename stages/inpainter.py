@@ -20,6 +20,7 @@ from schemas.geometry import Box, Mask
 from schemas.records import Candidate, Contrast, Drop, Kind, Reason, Region, Segmented
 from stages import wording
 from stages.base import Backend, Device, Stage
+from stages.blending import blended
 from stages.pixels import Pixels, decode, encode_pair
 
 BoolMask = NDArray[np.bool_]
@@ -137,21 +138,6 @@ class Inpainter(Stage[Segmented, Candidate]):
             record.seed.chosen, region.label, [other.label for other in others]
         )
         return None if stays or self.counterfactual == "none" else absence(region.label)
-
-
-def blended(picture: Pixels, fill: Pixels, hole: BoolMask, feather: int) -> Pixels:
-    """`fill` inside the hole, `picture` outside to the last bit.
-
-    The two cross-fade over the outermost `feather` pixels of the hole, never outside it.
-    """
-    if fill.shape != picture.shape:
-        raise ValueError(f"filled picture is {fill.shape}, the original {picture.shape}")
-    out = picture.copy()
-    depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[hole]
-    weight = np.minimum(depth / np.float32(feather + 1), 1)[:, None].astype(np.float32)
-    mixed = weight * fill[hole].astype(np.float32) + (1 - weight) * picture[hole]
-    out[hole] = np.rint(mixed).clip(0, 255).astype(np.uint8)
-    return out
 
 
 def absence(label: str) -> str:

@@ -14,7 +14,8 @@ from schemas.geometry import Box, Mask
 from schemas.records import Candidate, Drop, Kind, Reason, Region, Seed, Segmented
 from stages.backends.fill import FILLS, PatchFill, TeleaFill
 from stages.base import Device
-from stages.inpainter import Inpainter, InpainterBackend, absence, blended, plain_label
+from stages.blending import blended
+from stages.inpainter import Inpainter, InpainterBackend, absence, plain_label
 from stages.pixels import decode, encode_jpeg
 
 
