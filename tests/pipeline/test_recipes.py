@@ -225,7 +225,7 @@ def test_set_of_the_shard_size():
         ("crop", "shard_size=many", ["shard_size", "'many'"]),
         ("crop", "shard_size.x=1", ["shard_size.x=1", "no such key"]),
         ("demo", "flop.loader.max_side=1", ["flop.loader.max_side=1", "no such key"]),
-        ("removal-cpu", "inpainter.backend=lama", ["inpainter.backend", "'lama'", "telea"]),
+        ("removal-cpu", "inpainter.backend=magic", ["inpainter.backend", "'magic'", "telea"]),
         (
             "removal-cpu",
             "double_threshold.limits.thing.max_detail=0.1",
