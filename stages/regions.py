@@ -1,0 +1,162 @@
+"""Which regions of a picture are worth changing, whoever found them. Knows boxes and text.
+
+The limits that the stages share which end in `Grounded` records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from schemas.geometry import Box
+from schemas.records import Drop, Reason, Region, Seed
+from stages import wording
+
+_AROUND = 0.9
+"""From this share on, the other box is taken to be around the region, not in front of it."""
+
+_Test = Callable[[Seed, Region, Sequence[Region]], Drop | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionLimits:
+    """Settings by which regions are kept: size, overlap, and what the answer says of them."""
+
+    min_area: Annotated[float, Ge(0), Le(1)] = 0.002
+    """Smallest box, as a share of the picture's area."""
+    max_area: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Largest box, as a share of the picture's area; what fills the picture is a scene."""
+    max_regions: Annotated[int, Ge(1)] = 3
+    """How many regions of a seed go on."""
+    mentioned: bool = True
+    """Whether `chosen` must name the region's label: a change of what it does not mention leaves it
+    true."""
+    unique: bool = True
+    """Whether nothing but this region may be what the answer names. Refused are: another region
+    with the same head noun and no other colour, a plural ("its cubs", "two cubs") of which the
+    region may be one, several that the answer tells apart otherwise ("another dog"), and what has
+    no limits of its own ("grass"). False for counting, which needs several."""
+    max_overlap: Annotated[float, Ge(0), Le(1)] = 0.3
+    """Largest share of a region's box that one other box may cover, since it may hide it. A box
+    around nearly all of it (the table under a cup) hides nothing and is let pass."""
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that no region can meet."""
+        if self.min_area > self.max_area:
+            raise ValueError(
+                f"min_area={self.min_area} is above max_area={self.max_area}; "
+                "no region can meet both"
+            )
+
+    def worth_changing(self, seed: Seed, regions: Sequence[Region]) -> list[Region] | Drop:
+        """Those of a picture's regions (one at least) that pass, the most prominent first.
+
+        Prominent is box area times closeness to the middle (1 in the middle, 0 in a corner), ties
+        in the given order. Without any left, the drop has the reason of the test that refused the
+        last.
+        """
+        tests: list[_Test] = [self._size, self._overlap]
+        tests += [_mention] if self.mentioned else []
+        tests += [_rival] if self.unique else []
+        left = regions
+        for test in tests:
+            refused = [test(seed, region, regions) for region in left]
+            left = [r for r, drop in zip(left, refused, strict=True) if drop is None]
+            if not left:
+                return next(drop for drop in refused if drop is not None)
+        ranked = sorted(left, key=lambda region: -_prominence(seed, region.box))
+        return ranked[: self.max_regions]
+
+    def _size(self, seed: Seed, region: Region, _: Sequence[Region]) -> Drop | None:
+        share = region.box.area / (seed.width * seed.height)
+        if share < self.min_area or share == 0:
+            return Drop(
+                Reason.REGION_TOO_SMALL, f'"{region.label}" is {share:.4f}, limit {self.min_area}'
+            )
+        if share > self.max_area:
+            return Drop(
+                Reason.REGION_TOO_LARGE, f'"{region.label}" is {share:.2f}, limit {self.max_area}'
+            )
+        return None
+
+    def _overlap(self, _: Seed, region: Region, regions: Sequence[Region]) -> Drop | None:
+        for other in _others(region, regions):
+            share = region.box.intersection(other.box).area / region.box.area
+            around = share >= _AROUND and other.box.area >= 1.5 * region.box.area
+            if share > self.max_overlap and not around:
+                return Drop(
+                    Reason.NO_REGION,
+                    f'"{other.label}" covers {share:.2f} of "{region.label}", '
+                    f"limit {self.max_overlap}",
+                )
+        return None
+
+
+def is_mentioned(text: str, region: Region) -> bool:
+    """Whether the text speaks of what the region shows."""
+    return bool(_mentions(text, region))
+
+
+def _mention(seed: Seed, region: Region, _: Sequence[Region]) -> Drop | None:
+    if is_mentioned(seed.chosen, region):
+        return None
+    return Drop(Reason.NOT_IN_ANSWER, f'the answer does not mention "{region.label}"')
+
+
+def _rival(seed: Seed, region: Region, regions: Sequence[Region]) -> Drop | None:
+    head = wording.head_noun(region.label)
+    if not wording.has_limits(region.label):
+        return Drop(
+            Reason.AMBIGUOUS_REGION, f'"{region.label}" has no limits: the box may hold some of it'
+        )
+    mentions = _mentions(seed.chosen, region)
+    if mentions and all(m.plural for m in mentions) and not wording.is_plural(head):
+        return Drop(
+            Reason.AMBIGUOUS_REGION,
+            f'the answer speaks of "{mentions[0].noun.text}", the region is one of them',
+        )
+    if wording.speaks_of_several(seed.chosen, region.label, region.attributes):
+        return Drop(Reason.AMBIGUOUS_REGION, f'the answer speaks of more than one "{region.label}"')
+    for other in _others(region, regions):
+        if _same_thing(mentions, region, other):
+            return Drop(
+                Reason.AMBIGUOUS_REGION, f'"{region.label}" may also be the other "{other.label}"'
+            )
+    return None
+
+
+def _mentions(text: str, region: Region) -> list[wording.Mention]:
+    return [
+        mention
+        for mention in wording.find_mentions(text, region.label)
+        if wording.refers_to(mention, region.label, region.attributes)
+    ]
+
+
+def _same_thing(mentions: Iterable[wording.Mention], region: Region, other: Region) -> bool:
+    """Whether what the answer says of one region can be meant of the other as well."""
+    if not wording.same_noun(wording.head_noun(region.label), wording.head_noun(other.label)):
+        return False
+    mentions = list(mentions)
+    if not mentions:
+        own = wording.label_colors(region.label, region.attributes)
+        its = wording.label_colors(other.label, other.attributes)
+        return not own or not its or bool(own & its)
+    return any(wording.refers_to(m, other.label, other.attributes) for m in mentions)
+
+
+def _others(region: Region, regions: Sequence[Region]) -> list[Region]:
+    return [other for other in regions if other is not region]
+
+
+def _prominence(seed: Seed, box: Box) -> float:
+    half = math.hypot(seed.width, seed.height) / 2
+    away = math.hypot(
+        (box.x0 + box.x1 - seed.width) / 2,
+        (box.y0 + box.y1 - seed.height) / 2,
+    )
+    return box.area * (1 - away / half)
