@@ -97,16 +97,10 @@ class Scene:
 
 
 def scene(seed: int, index: int, side: int = 384) -> Scene:
-    """The scene number `index` of a seed, `side` pixels wide and high (at least 64)."""
-    if side < 64:
-        raise ValueError(f"side is {side}; a scene needs at least 64 pixels")
+    """The scene number `index` of a seed, `side` pixels wide and high (at least 75)."""
     rng = np.random.default_rng(row_seed(seed, f"scene-{index}", "scene"))
     answers: Answers = write_answers(rng, tuple(COLORS), SHAPES)
-    canvas = paint_background(rng, answers.background, side)
-    cells = _cells(rng, answers.things)
-    objects = tuple(
-        _draw(rng, canvas, thing, cell) for thing, cell in zip(answers.things, cells, strict=True)
-    )
+    canvas, objects = paint(rng, answers.background, answers.things, side)
     return Scene(
         scene_id=f"scene-{seed}-{index:05d}",
         pixels=canvas,
@@ -117,6 +111,20 @@ def scene(seed: int, index: int, side: int = 384) -> Scene:
         rejected=answers.rejected,
         source=f"nearmiss scene, seed {seed}, index {index}, side {side}",
     )
+
+
+def paint(
+    rng: np.random.Generator, background: Background, things: tuple[Thing, ...], side: int
+) -> tuple[Pixels, tuple[SceneObject, ...]]:
+    """A picture of the things, at most nine, that do not touch each other; and where they are."""
+    if side < 75:  # below, the largest shape and its soft edge do not fit into a cell
+        raise ValueError(f"side is {side}; a scene needs at least 75 pixels")
+    canvas = paint_background(rng, background, side)
+    cells = _cells(rng, things)
+    objects = tuple(
+        _draw(rng, canvas, thing, cell) for thing, cell in zip(things, cells, strict=True)
+    )
+    return canvas, objects
 
 
 def scene_row(picture: Scene, image: object) -> dict[str, Any]:

@@ -92,8 +92,11 @@ def test_backgrounds_fill_any_side(kind, side):
 
 
 def test_a_side_too_small_is_refused():
-    with pytest.raises(ValueError, match="side is 20"):
-        scene(0, 0, side=20)
+    for side in (20, 74):
+        with pytest.raises(ValueError, match=f"side is {side}"):
+            scene(0, 0, side=side)
+    for index in range(50):
+        scene(0, index, side=75)
 
 
 def test_jsonl_and_parquet_hold_the_same_rows_and_pictures(tmp_path):
