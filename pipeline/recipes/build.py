@@ -24,10 +24,12 @@ from pipeline.yaml_file import read_yaml
 from schemas.ids import content_id
 from schemas.records import SeedRef, SpannedCandidate
 from stages.backends.descriptors import ColorLayout, GradientGrid
+from stages.backends.dinov2 import Dinov2
 from stages.backends.fill import FILLS
 from stages.backends.grabcut import GrabCut
 from stages.backends.lama import Lama
 from stages.backends.sam import SEGMENTERS
+from stages.backends.siglip import Siglip
 from stages.counterpart import BroughtCounterpart
 from stages.cropper import Cropper
 from stages.duplicator import Duplicator
@@ -65,7 +67,10 @@ STAGES: Mapping[str, Choice] = {
     "flipper": Choice(Flipper, {}),
     "cropper": Choice(Cropper, {}),
     "brought_counterpart": Choice(BroughtCounterpart, {}),
-    "embedder": Choice(Embedder, {"appearance": [ColorLayout], "detail": [GradientGrid]}),
+    "embedder": Choice(
+        Embedder,
+        {"appearance": [ColorLayout, Siglip, Dinov2], "detail": [GradientGrid, Dinov2, Siglip]},
+    ),
     "double_threshold": Choice(DoubleThreshold, {}),
     "selector": Choice(Selector, {}),
     "locality_check": Choice(LocalityCheck, {}),

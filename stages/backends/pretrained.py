@@ -6,7 +6,7 @@ Imported by backends in `open`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,17 @@ from stages.checkpoints import Checkpoint, CheckpointError, locate, require_mode
 
 
 def load_model(
-    model_class: Any,
-    checkpoint: Checkpoint,
-    model_types: Collection[str],
-    place: tuple[torch.device, torch.dtype],
+    classes: Mapping[str, Any], checkpoint: Checkpoint, place: tuple[torch.device, torch.dtype]
 ) -> tuple[Any, Path]:
     """The model in evaluation mode on its device, and the folder that it came from.
 
-    CheckpointError in one line for a checkpoint of another type, for damaged files, and for
-    weights that the model has and the files have not: the library would draw those at random.
+    `classes` names the class for every `model_type` that will do. CheckpointError in one line for a
+    checkpoint of another type, for damaged files, and for weights that the model has and the files
+    have not: the library would draw those at random.
     """
     device, dtype = place
     folder = locate(checkpoint)
-    require_model_type(folder, model_types, checkpoint)
+    model_class = classes[require_model_type(folder, classes, checkpoint)]
     with _quiet():
         try:
             model, loading = model_class.from_pretrained(

@@ -8,7 +8,7 @@ not matter that pictures have different numbers of boxes, and nothing is padded.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -45,9 +45,7 @@ class _BoxPrompted(ABC):
         """The one model."""
         return (Checkpoint(self.model, self.revision),)
 
-    def _load(
-        self, model_class: Any, model_types: Collection[str], processor_class: Any, device: Device
-    ) -> None:
+    def _load(self, classes: Mapping[str, Any], processor_class: Any, device: Device) -> None:
         import torch
 
         from stages.backends.pretrained import load_model, load_processor
@@ -56,9 +54,7 @@ class _BoxPrompted(ABC):
 
         where, dtype = place(device)
         (checkpoint,) = self.checkpoints()
-        self._model, folder = load_model(
-            model_class, checkpoint, model_types, (where, torch.float32)
-        )
+        self._model, folder = load_model(classes, checkpoint, (where, torch.float32))
         self._model.vision_encoder.to(dtype)
         processor = load_processor(processor_class, folder, checkpoint)
         self._pictures = Pictures(processor, where, dtype)
@@ -155,7 +151,7 @@ class Sam(_BoxPrompted):
         """
         from transformers import SamImageProcessorPil, SamModel
 
-        self._load(SamModel, ("sam",), SamImageProcessorPil, device)
+        self._load({"sam": SamModel}, SamImageProcessorPil, device)
 
     def _encoded(self, planes: Sequence[Tensor]) -> list[Tensor]:
         import torch
@@ -205,7 +201,8 @@ class Sam2(_BoxPrompted):
         """
         from transformers import Sam2Model, ViTImageProcessorPil
 
-        self._load(Sam2Model, ("sam2", "sam2_video"), ViTImageProcessorPil, device)
+        classes = {"sam2": Sam2Model, "sam2_video": Sam2Model}
+        self._load(classes, ViTImageProcessorPil, device)
         # The decoder's projections of the fine scales come next, inside the same method.
         self._model.vision_encoder.register_forward_hook(_in_float32)
 

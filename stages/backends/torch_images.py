@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stages.pixels import Pixels
 
@@ -19,9 +20,19 @@ from stages.pixels import Pixels
 class Pictures:
     """From uint8 [H, W, 3] RGB pictures to the tensors that a model takes."""
 
-    def __init__(self, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """`processor` is a Pillow image processor of transformers, from the checkpoint."""
+    def __init__(
+        self, processor: Any, device: torch.device, dtype: torch.dtype, *, whole: bool = False
+    ) -> None:
+        """`processor` is a Pillow image processor of transformers, from the checkpoint.
+
+        `whole` squeezes the picture to the size to which the processor would crop it.
+        """
         self._processor, self._device, self._dtype = processor, device, dtype
+        self._sizing: dict[str, Any] = {"do_pad": False}
+        if whole and processor.do_center_crop:
+            crop = processor.crop_size
+            size = {"height": crop["height"], "width": crop["width"]}
+            self._sizing |= {"size": size, "do_center_crop": False}
         rescale = processor.rescale_factor if processor.do_rescale else 1.0
         mean, std = (
             (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
@@ -35,8 +46,8 @@ class Pictures:
             image,
             do_rescale=False,
             do_normalize=False,
-            do_pad=False,
             input_data_format="channels_last",
+            **self._sizing,
         )
         planes = np.ascontiguousarray(done["pixel_values"][0])
         assert planes.dtype == np.uint8, planes.dtype
@@ -51,9 +62,34 @@ class Pictures:
         """[N, 3, h, w], for processors that bring every picture to one size."""
         return self.normalized(torch.stack([self.resized(image) for image in images]))
 
+    def batch(self, images: Sequence[Pixels]) -> dict[str, torch.Tensor]:
+        """What a model of pictures of one size takes."""
+        return {"pixel_values": self.stacked(images)}
+
     def _per_channel(self, values: float | Sequence[float]) -> torch.Tensor:
         tensor = torch.tensor(values, dtype=torch.float32, device=self._device)
         return tensor.expand(3).reshape(3, 1, 1)
+
+
+class Patches:
+    """From pictures to the patches that SigLIP 2 NaFlex takes, each picture in its own shape."""
+
+    def __init__(self, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
+        """`processor` is the checkpoint's `Siglip2ImageProcessorPil`."""
+        self._processor, self._device, self._dtype = processor, device, dtype
+
+    def batch(self, images: Sequence[Pixels]) -> dict[str, torch.Tensor]:
+        """Patches, their mask and their grids; every picture is padded to the same number."""
+        made = self._processor(list(images), return_tensors="pt", input_data_format="channels_last")
+        inputs: dict[str, torch.Tensor] = {k: v.to(self._device) for k, v in made.items()}
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
+        return inputs
+
+
+def unit_rows(vectors: torch.Tensor) -> NDArray[np.float32]:
+    """[N, D] float32 rows of unit length, of vectors of any type."""
+    rows: NDArray[np.float32] = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+    return rows
 
 
 def chunks(count: int, size: int) -> list[slice]:
