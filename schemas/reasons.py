@@ -18,6 +18,7 @@ class Reason(StrEnum):
     TEXT_TOO_LONG = "text_too_long"
     MISSING_ANSWER = "missing_answer"
     # What the recipe needs and this row does not have.
+    NO_TAG = "no_tag"
     NO_REGION = "no_region"
     NOT_IN_ANSWER = "not_in_answer"
     AMBIGUOUS_REGION = "ambiguous_region"

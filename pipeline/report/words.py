@@ -17,9 +17,10 @@ EXPLANATIONS: Mapping[str, str] = {
     Reason.BAD_TEXT: "The prompt or an answer holds characters that are no text.",
     Reason.TEXT_TOO_LONG: "The prompt or an answer is longer than the limit.",
     Reason.MISSING_ANSWER: "The input row has no true answer.",
-    Reason.NO_REGION: "The row has no annotated region that could be changed: none at all, or "
-    "one that others cover.",
-    Reason.NOT_IN_ANSWER: "No annotated region is mentioned in the true answer, so changing "
+    Reason.NO_TAG: "The tagger saw no thing in the picture, only scenes, qualities or doings.",
+    Reason.NO_REGION: "The picture has no region that could be changed: none is annotated or was "
+    "found, or others cover it.",
+    Reason.NOT_IN_ANSWER: "No region is mentioned in the true answer, so changing "
     "one would not make the answer wrong.",
     Reason.AMBIGUOUS_REGION: "Several things in the picture bear the same name; after the "
     "change the answer could still be true of another one.",
