@@ -25,11 +25,9 @@ def difference(one: str, other: str) -> tuple[tuple[Span, ...], tuple[Span, ...]
     a, b = tokenize(one), tokenize(other)
     if [t.text for t in a if t.is_word] == [t.text for t in b if t.is_word]:
         return None
-    # autojunk would take frequent words of long texts for noise.
-    matcher = SequenceMatcher(None, [t.text for t in a], [t.text for t in b], autojunk=False)
     spans_a: list[Span] = []
     spans_b: list[Span] = []
-    for tag, a0, a1, b0, b1 in matcher.get_opcodes():
+    for tag, a0, a1, b0, b1 in _opcodes(a, b):
         if tag != "equal":
             spans_a += _marked(a, a0, a1)
             spans_b += _marked(b, b0, b1)
@@ -54,22 +52,21 @@ def _merged(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
 
 
 def differing_words(one: str, other: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The words (case-folded, no punctuation) inside the differing spans of each text alone.
+    """The words (case-folded, no punctuation) that one text has where the other has others or none.
 
-    A word that stands in the spans of both texts is a neighbour of a gap, or has only moved, and
-    is in neither set.
+    A word that is among both has only moved, and is in neither set.
     """
-    spans = difference(one, other)
-    if spans is None:
-        return frozenset(), frozenset()
-    first, second = (_span_words(text, s) for text, s in zip((one, other), spans, strict=True))
-    return first - second, second - first
+    a, b = tokenize(one), tokenize(other)
+    first: set[str] = set()
+    second: set[str] = set()
+    for tag, a0, a1, b0, b1 in _opcodes(a, b):
+        if tag != "equal":
+            first |= {token.text.casefold() for token in a[a0:a1] if token.is_word}
+            second |= {token.text.casefold() for token in b[b0:b1] if token.is_word}
+    return frozenset(first - second), frozenset(second - first)
 
 
-def _span_words(text: str, spans: Sequence[Span]) -> frozenset[str]:
-    return frozenset(
-        token.text.casefold()
-        for span in spans
-        for token in tokenize(text[span.start : span.end])
-        if token.is_word
-    )
+def _opcodes(a: Sequence[Token], b: Sequence[Token]) -> list[tuple[str, int, int, int, int]]:
+    # autojunk would take frequent words of long texts for noise.
+    texts = ([token.text for token in tokens] for tokens in (a, b))
+    return SequenceMatcher(None, *texts, autojunk=False).get_opcodes()

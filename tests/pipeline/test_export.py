@@ -72,16 +72,23 @@ def test_both_sides_mirror_every_row(run, tmp_path):
     assert same_picture(near_miss["images"][0], 10_001)
 
 
-def test_trl_itself_takes_the_rows(run, tmp_path, monkeypatch):
+def test_trl_itself_takes_the_rows(run, tmp_path):
+    from transformers import AutoProcessor
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-    from tests.tiny.vlm_for_export import tiny_llava_processor
+    from tests.tiny.llava import save_llava
 
+    processor = AutoProcessor.from_pretrained(save_llava(tmp_path / "llava"))
     rows = loaded(exported(run, "trl", tmp_path))
-    collator = DataCollatorForVisionPreference(processor=tiny_llava_processor())
-    batch = collator([rows[0], rows[9]])
-    # Chosen rows first, then the rejected ones, with the same images.
-    assert batch["pixel_values"].shape[0] == batch["input_ids"].shape[0] == 4
+    batch = DataCollatorForVisionPreference(processor=processor)([rows[0], rows[9]])
+    # The chosen answers first, then the wrong ones, under the same images.
+    images, ids = batch["pixel_values"], batch["input_ids"]
+    assert images.shape[0] == ids.shape[0] == 4
+    assert (images[:2] == images[2:]).all()
+    words = processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert [w.rsplit("ASSISTANT:")[-1].strip() for w in words] == [
+        CHOSEN, CHOSEN, REJECTED, COUNTERFACTUAL,
+    ]  # fmt: skip
 
 
 def test_ms_swift_rows_differ_in_the_image(run, tmp_path):
