@@ -70,7 +70,7 @@ class ChatServer:
         self.headers: list[dict[str, str]] = []
         self.in_flight = 0
         self.most_in_flight = 0
-        self.models_status = 200
+        self.models_status = self.health_status = 200
         self._script = script if callable(script) else _in_order(script)
         self._delay_s = delay_s
         self.port = port
@@ -96,6 +96,7 @@ class ChatServer:
         app = web.Application(client_max_size=2**28)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/health", self._health)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
@@ -108,6 +109,9 @@ class ChatServer:
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []}, status=self.models_status)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "?"}, status=self.health_status)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         payload = json.loads(await request.read())

@@ -1,7 +1,7 @@
-"""Recipes: YAML in, checked chains of stages out. The one place that names backends.
+"""Recipes: YAML in, checked chains of stages out.
 
-A recipe decides which bytes come out; how fast is the placement's matter. `STAGES` lists every key
-that may stand under `stages:`, the class behind it and the backends it can use, the default first.
+A recipe decides which bytes come out; how fast is the placement's matter. What may stand in it is
+listed in `table.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,62 +20,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import UsageError
 from pipeline.recipes.matching import Matching
+from pipeline.recipes.table import STAGES
 from pipeline.yaml_file import read_yaml
 from schemas.ids import content_id
 from schemas.records import SeedRef, SpannedCandidate
-from stages.backends.descriptors import ColorLayout, GradientGrid
-from stages.backends.dinov2 import Dinov2
-from stages.backends.fill import FILLS
-from stages.backends.grabcut import GrabCut
-from stages.backends.lama import Lama
-from stages.backends.sam import SEGMENTERS
-from stages.backends.siglip import Siglip
-from stages.counterpart import BroughtCounterpart
-from stages.cropper import Cropper
-from stages.duplicator import Duplicator
-from stages.embedder import Embedder
-from stages.filter import DoubleThreshold
-from stages.flipper import Flipper
-from stages.grounder import AnnotatedRegions
-from stages.inpainter import Inpainter
-from stages.loader import Loader
-from stages.masker import Masker
-from stages.recolorer import Recolorer
-from stages.segmenter import Segmenter
-from stages.selector import Selector
-from stages.verifier import LocalityCheck
 from workers.chain import AnyStage, Link
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What may stand behind a key of `stages:`."""
-
-    stage: type[Any]
-    """The stage class; its fields are the settings."""
-    backends: Mapping[str, Sequence[type[Any]]]
-    """Per backend field of the stage, the backend classes it can use, the default first."""
-
-
-STAGES: Mapping[str, Choice] = {
-    "loader": Choice(Loader, {}),
-    "annotated_regions": Choice(AnnotatedRegions, {}),
-    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS]}),
-    "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama]}),
-    "recolorer": Choice(Recolorer, {}),
-    "duplicator": Choice(Duplicator, {}),
-    "flipper": Choice(Flipper, {}),
-    "cropper": Choice(Cropper, {}),
-    "brought_counterpart": Choice(BroughtCounterpart, {}),
-    "embedder": Choice(
-        Embedder,
-        {"appearance": [ColorLayout, Siglip, Dinov2], "detail": [GradientGrid, Dinov2, Siglip]},
-    ),
-    "double_threshold": Choice(DoubleThreshold, {}),
-    "selector": Choice(Selector, {}),
-    "locality_check": Choice(LocalityCheck, {}),
-    "masker": Choice(Masker, {}),
-}
 
 
 class RecipeFile(BaseModel):
@@ -254,8 +203,23 @@ def _build(recipe: str, key: str, settings: dict[str, Any]) -> AnyStage:
     for field, backends in choice.backends.items():
         where = f"recipe {recipe}: {key}.{field}"
         settings[field] = _build_backend(where, backends, settings.get(field))
+    _complete(choice.stage, settings)
     stage: AnyStage = _instance(f"recipe {recipe}: {key}", choice.stage, settings)
     return stage
+
+
+def _complete(stage: type[Any], settings: dict[str, Any]) -> None:
+    """Of a group of settings (`sampling`) the keys that are not given keep the stage's defaults.
+
+    A group with a name is a choice of another thing, and nothing of the default stays.
+    """
+    for of_stage in fields(stage):
+        given = settings.get(of_stage.name)
+        make = of_stage.default_factory
+        if isinstance(given, dict) and "name" not in given and make is not MISSING:
+            default = make()
+            if is_dataclass(default):
+                settings[of_stage.name] = {**settings_of(default), **given}
 
 
 def _build_backend(where: str, backends: Sequence[type[Any]], settings: object) -> object:

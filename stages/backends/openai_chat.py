@@ -92,9 +92,10 @@ class OpenAIChat:
     completion_price: Annotated[float, Ge(0)] = field(default=0.0, metadata=OPERATIONAL)
     """Dollars for a million tokens written."""
 
-    _client: openai.AsyncOpenAI | None = field(default=None, init=False, repr=False, compare=False)
-    _runner: asyncio.Runner | None = field(default=None, init=False, repr=False, compare=False)
-    _slots: asyncio.Semaphore | None = field(default=None, init=False, repr=False, compare=False)
+    # `Any`: the recipe reader resolves the types of all fields, and openai is imported late.
+    _client: Any = field(default=None, init=False, repr=False, compare=False)
+    _runner: Any = field(default=None, init=False, repr=False, compare=False)
+    _slots: Any = field(default=None, init=False, repr=False, compare=False)
     _key: str = field(default="", init=False, repr=False, compare=False)
     _last_success: float = field(default=float("-inf"), init=False, repr=False, compare=False)
     _counts: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -307,18 +308,27 @@ class OpenAIChat:
         raise ServiceDown(f"the chat endpoint {self._url()} is down: {failure}; {waited}")
 
     async def _is_alive(self) -> bool:
-        """Whether the endpoint lists its models, which costs nothing and concerns no row."""
+        """Whether the endpoint answers what costs nothing and concerns no row.
+
+        All list their models; `transformers serve` fails at that where it has no cache, and, like
+        vLLM and SGLang, has a page on its health.
+        """
         import openai
 
         assert self._client is not None
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await self._client.get("/models", cast_to=object)
-        except openai.APIStatusError as error:
-            return error.status_code < 500
-        except (openai.APIConnectionError, TimeoutError):
-            return False
-        return True
+        parts = urlsplit(self._url())
+        for path in ("/models", f"{parts.scheme}://{parts.netloc}/health"):
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    await self._client.get(path, cast_to=object)
+            except openai.APIStatusError as error:
+                if error.status_code < 500:
+                    return True
+            except (openai.APIConnectionError, TimeoutError):
+                return False
+            else:
+                return True
+        return False
 
     def _url(self) -> str:
         return str(self._client.base_url).rstrip("/") if self._client is not None else ""

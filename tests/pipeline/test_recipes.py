@@ -27,10 +27,20 @@ def test_every_shipped_recipe_is_a_whole_chain(name):
         assert recipe.links[-1].stage.produces is SpannedCandidate
 
 
-def test_the_recipes_of_the_first_release_are_all_shipped():
-    assert SHIPPED == ["count-cpu", "crop", "demo", "flip", "recolor-cpu", "removal-cpu"]
-    members = [recipe.name for recipe in load_recipe("demo").recipes]
-    assert sorted([*members, "demo"]) == SHIPPED
+CPU_RECIPES = ["count-cpu", "crop", "flip", "recolor-cpu", "removal-cpu"]
+
+
+def test_the_demo_mixes_the_recipes_without_models():
+    assert sorted(recipe.name for recipe in load_recipe("demo").recipes) == CPU_RECIPES
+    assert {*CPU_RECIPES, "mvc", "retrieval"} <= set(SHIPPED)
+
+
+def test_a_group_of_settings_keeps_the_defaults_of_the_stage():
+    plain = load_recipe("mvc").recipes[0].settings
+    changed = load_recipe("mvc", ["chat_verifier.sampling.temperature=0.9"]).recipes[0].settings
+    (before,) = (s["sampling"] for s in plain if s["stage"] == "chat_verifier")
+    (after,) = (s["sampling"] for s in changed if s["stage"] == "chat_verifier")
+    assert after == {**before, "temperature": 0.9}
 
 
 CHAIN = {

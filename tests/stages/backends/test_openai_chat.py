@@ -224,7 +224,10 @@ def test_a_row_that_always_fails_while_others_pass_is_that_rows_trouble():
         # Alone in its batch, too: the endpoint lists its models, so it is not down.
         (bad,) = chat.chat([ask("poison", seed=9)])
         assert bad.reason is Reason.REQUEST_FAILED
-        server.models_status = 502
+        server.models_status = 500
+        (bad,) = chat.chat([ask("poison", seed=11)])
+        assert bad.reason is Reason.REQUEST_FAILED
+        server.health_status = 502
         with pytest.raises(ServiceDown, match="HTTP 500"):
             chat.chat([ask("poison", seed=10)])
 

@@ -1,0 +1,72 @@
+"""Every key that may stand under `stages:` of a recipe. The one place that names backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.answerer import Answerer
+from stages.backends.descriptors import ColorLayout, GradientGrid
+from stages.backends.dinov2 import Dinov2
+from stages.backends.fill import FILLS
+from stages.backends.grabcut import GrabCut
+from stages.backends.lama import Lama
+from stages.backends.openai_chat import OpenAIChat
+from stages.backends.sam import SEGMENTERS
+from stages.backends.siglip import Siglip
+from stages.chat_verifier import ChatVerifier
+from stages.counterpart import BroughtCounterpart
+from stages.cropper import Cropper
+from stages.duplicator import Duplicator
+from stages.embedder import Embedder
+from stages.filter import DoubleThreshold
+from stages.flipper import Flipper
+from stages.grounder import AnnotatedRegions
+from stages.inpainter import Inpainter
+from stages.loader import Loader
+from stages.masker import Masker
+from stages.questioner import Questioner
+from stages.recolorer import Recolorer
+from stages.rewriter import Rewriter
+from stages.segmenter import Segmenter
+from stages.selector import Selector
+from stages.verifier import LocalityCheck
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may stand behind a key of `stages:`."""
+
+    stage: type[Any]
+    """The stage class; its fields are the settings."""
+    backends: Mapping[str, Sequence[type[Any]]]
+    """Per backend field of the stage, the backend classes it can use, the default first."""
+
+
+CHATS: Sequence[type[Any]] = [OpenAIChat]
+"""Chat models, the default first."""
+
+STAGES: Mapping[str, Choice] = {
+    "loader": Choice(Loader, {}),
+    "annotated_regions": Choice(AnnotatedRegions, {}),
+    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS]}),
+    "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama]}),
+    "recolorer": Choice(Recolorer, {}),
+    "duplicator": Choice(Duplicator, {}),
+    "flipper": Choice(Flipper, {}),
+    "cropper": Choice(Cropper, {}),
+    "brought_counterpart": Choice(BroughtCounterpart, {}),
+    "questioner": Choice(Questioner, {"chat": CHATS}),
+    "rewriter": Choice(Rewriter, {"chat": CHATS}),
+    "answerer": Choice(Answerer, {"chat": CHATS}),
+    "chat_verifier": Choice(ChatVerifier, {"chat": CHATS}),
+    "embedder": Choice(
+        Embedder,
+        {"appearance": [ColorLayout, Siglip, Dinov2], "detail": [GradientGrid, Dinov2, Siglip]},
+    ),
+    "double_threshold": Choice(DoubleThreshold, {}),
+    "selector": Choice(Selector, {}),
+    "locality_check": Choice(LocalityCheck, {}),
+    "masker": Choice(Masker, {}),
+}
