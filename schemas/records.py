@@ -6,7 +6,7 @@
     Seed -planner-> PlannedEdit -editor-> Candidate
     Seed -sampler-> Sampled -judge-> Judged -pairer-> AnswerPair -describer-> Described
     Described -synthesizer-> Candidate
-    Candidate -embedder-> ScoredCandidate -filter, selector-> ScoredCandidate
+    Candidate -embedder-> ScoredCandidate -filter, scorer, selector-> ScoredCandidate
     ScoredCandidate -verifier-> VerifiedCandidate -masker-> SpannedCandidate -> Pair
 
 Those between a seed and its candidate that language models write are in `drafts.py`. A record that

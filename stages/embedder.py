@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from schemas.records import Candidate, Drop, ScoredCandidate
 from stages.base import Backend, Stage
 from stages.pixels import Pixels, decode
+from stages.vectors import cosine, unit_rows
 
 
 @runtime_checkable
@@ -55,33 +56,12 @@ class Embedder(Stage[Candidate, ScoredCandidate]):
         row_of = {data: row for row, data in enumerate(images)}
         pictures = [decode(image) for image in images.values()]
         vectors = {
-            "appearance": _embed(self.appearance, pictures),
-            "detail": _embed(self.detail, pictures),
+            name: unit_rows(backend, backend.embed(pictures), "pictures", len(pictures))
+            for name, backend in (("appearance", self.appearance), ("detail", self.detail))
         }
         outcomes = []
         for candidate in batch:
             pair = [row_of[i.bytes] for i in (candidate.chosen_image, candidate.rejected_image)]
-            scores = {name: _cosine(*rows[pair]) for name, rows in vectors.items()}
+            scores = {name: cosine(*rows[pair]) for name, rows in vectors.items()}
             outcomes.append([ScoredCandidate(candidate, scores)])
         return outcomes
-
-
-def _embed(backend: EmbedderBackend, pictures: Sequence[Pixels]) -> NDArray[np.float64]:
-    rows = np.asarray(backend.embed(pictures), np.float64)
-    if rows.ndim != 2 or len(rows) != len(pictures):
-        raise ValueError(
-            f"{type(backend).__name__} gave an array of shape {rows.shape} "
-            f"for {len(pictures)} pictures; one row each is expected"
-        )
-    lengths = np.sqrt(np.sum(rows**2, axis=1))
-    wrong = lengths[~(np.abs(lengths - 1) < 1e-2)]  # so written, it takes NaN for wrong
-    if len(wrong):
-        raise ValueError(
-            f"{type(backend).__name__} gave a row of length {wrong[0]}; unit length is expected"
-        )
-    return np.asarray(rows / lengths[:, None])
-
-
-def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    # A sum, not a BLAS product, whose last digits depend on the number of threads.
-    return float(np.clip(np.sum(first * second), -1.0, 1.0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.answerer import Answerer
+from stages.backends.clip import Clip
 from stages.backends.descriptors import ColorLayout, GradientGrid
 from stages.backends.dinov2 import Dinov2
 from stages.backends.fill import FILLS
@@ -14,6 +15,7 @@ from stages.backends.grabcut import GrabCut
 from stages.backends.lama import Lama
 from stages.backends.openai_chat import OpenAIChat
 from stages.backends.sam import SEGMENTERS
+from stages.backends.sentence_rules import SentenceRules
 from stages.backends.siglip import Siglip
 from stages.chat_verifier import ChatVerifier
 from stages.counterpart import BroughtCounterpart
@@ -29,6 +31,7 @@ from stages.masker import Masker
 from stages.questioner import Questioner
 from stages.recolorer import Recolorer
 from stages.rewriter import Rewriter
+from stages.scorer import Scorer
 from stages.segmenter import Segmenter
 from stages.selector import Selector
 from stages.verifier import LocalityCheck
@@ -65,6 +68,7 @@ STAGES: Mapping[str, Choice] = {
         Embedder,
         {"appearance": [ColorLayout, Siglip, Dinov2], "detail": [GradientGrid, Dinov2, Siglip]},
     ),
+    "scorer": Choice(Scorer, {"backend": [Clip], "splitter": [SentenceRules]}),
     "double_threshold": Choice(DoubleThreshold, {}),
     "selector": Choice(Selector, {}),
     "locality_check": Choice(LocalityCheck, {}),
