@@ -258,7 +258,7 @@ class OpenAIChat:
 
     def _refused_request(self, error: openai.APIStatusError) -> Unanswered:
         """What an HTTP error means; raises unless it is this request's own fault."""
-        status, text = error.status_code, self._scrub(_one_line(error))
+        status, text = error.status_code, self._scrub(_message(error))
         if status in (408, 409, 429) or status >= 500:
             pause = retry_after_s(error.response.headers)
             raise _Passing(f"HTTP {status} ({text})", pause, overload=status in (429, 503))
@@ -325,7 +325,7 @@ class OpenAIChat:
                 if error.status_code < 500:
                     return True
             except (openai.APIConnectionError, TimeoutError):
-                return False
+                continue
             else:
                 return True
         return False
@@ -353,5 +353,8 @@ def _check_url(url: str) -> None:
         )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _message(error: openai.APIStatusError) -> str:
+    """What the endpoint says is wrong; each kind of server has its own place for it."""
+    body = error.body if isinstance(error.body, dict) else {}
+    text = body.get("message") or body.get("detail") or error.response.text or str(error)
+    return " ".join(str(text).split())[:300]
