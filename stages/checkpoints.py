@@ -25,7 +25,7 @@ class Checkpoint:
     """A folder, a file, or a hub id: "facebook/dinov2-large"."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None for its main branch. No meaning for a path."""
-    patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.txt", "*.model")
+    patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
     """Which files of a hub repository are needed."""
 
     def __str__(self) -> str:
