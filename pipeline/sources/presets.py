@@ -25,6 +25,8 @@ FIELDS = (
     "kind",
 )
 """Fields of a seed that a column can feed."""
+PAIR_FIELDS = ("counterfactual_image", "counterfactual", "kind")
+"""Those of the other half, where input rows are pairs."""
 IMAGE_FIELDS = ("image", "counterfactual_image")
 """Those whose cells are images."""
 REQUIRED = ("image", "chosen")
@@ -93,7 +95,14 @@ def map_columns(
                     f"{file}: no column {column!r} for field {field}; it has {_listed(existing)}"
                 )
         else:
-            column = next((c for c in preset.columns.get(field, ()) if c in existing), None)
+            column = next(
+                (
+                    c
+                    for c in preset.columns.get(field, (field,) if field in PAIR_FIELDS else ())
+                    if c in existing
+                ),
+                None,
+            )
         if column is not None:
             columns[field] = column
         elif field in REQUIRED:
