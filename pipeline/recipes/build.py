@@ -7,6 +7,7 @@ listed in `table.py`.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -247,8 +248,18 @@ def describe(error: ValidationError) -> str:
     for item in error.errors():
         place = ".".join(str(x) for x in item["loc"]) or "value"
         what = "unknown key" if "unexpected" in item["type"] or "extra" in item["type"] else ""
-        parts.append(f"{place}: {what or item['msg']} (got {item['input']!r:.80})")
+        # A check over several settings has said which value is wrong; the others are not shown,
+        # nor is what may be a secret.
+        own_words = item["type"] == "value_error" and not isinstance(
+            item["input"], str | int | float
+        )
+        hidden = own_words or _SECRET.search(place)
+        shown = "" if hidden else f" (got {item['input']!r:.80})"
+        parts.append(f"{place}: {what or item['msg']}{shown}")
     return "; ".join(parts)
+
+
+_SECRET = re.compile("key|token|secret|password|url", re.IGNORECASE)
 
 
 def _check_types(recipe: str, links: Sequence[Link]) -> None:

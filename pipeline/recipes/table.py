@@ -13,24 +13,32 @@ from stages.backends.dinov2 import Dinov2
 from stages.backends.fill import FILLS
 from stages.backends.grabcut import GrabCut
 from stages.backends.lama import Lama
+from stages.backends.open_clip import OpenClip
 from stages.backends.openai_chat import OpenAIChat
 from stages.backends.sam import SEGMENTERS
 from stages.backends.sentence_rules import SentenceRules
 from stages.backends.siglip import Siglip
+from stages.backends.transformers_chat import TransformersChat
+from stages.backends.vllm_chat import VllmChat
 from stages.chat_verifier import ChatVerifier
 from stages.counterpart import BroughtCounterpart
 from stages.cropper import Cropper
+from stages.describer import Describer
 from stages.duplicator import Duplicator
 from stages.embedder import Embedder
 from stages.filter import DoubleThreshold
 from stages.flipper import Flipper
 from stages.grounder import AnnotatedRegions
 from stages.inpainter import Inpainter
+from stages.judge import Judge
 from stages.loader import Loader
 from stages.masker import Masker
+from stages.pairer import Pairer
+from stages.planner import Planner
 from stages.questioner import Questioner
 from stages.recolorer import Recolorer
 from stages.rewriter import Rewriter
+from stages.sampler import Sampler
 from stages.scorer import Scorer
 from stages.segmenter import Segmenter
 from stages.selector import Selector
@@ -47,7 +55,7 @@ class Choice:
     """Per backend field of the stage, the backend classes it can use, the default first."""
 
 
-CHATS: Sequence[type[Any]] = [OpenAIChat]
+CHATS: Sequence[type[Any]] = [OpenAIChat, VllmChat]
 """Chat models, the default first."""
 
 STAGES: Mapping[str, Choice] = {
@@ -60,6 +68,11 @@ STAGES: Mapping[str, Choice] = {
     "flipper": Choice(Flipper, {}),
     "cropper": Choice(Cropper, {}),
     "brought_counterpart": Choice(BroughtCounterpart, {}),
+    "planner": Choice(Planner, {"chat": CHATS}),
+    "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChat]}),
+    "judge": Choice(Judge, {"chat": CHATS}),
+    "pairer": Choice(Pairer, {}),
+    "describer": Choice(Describer, {"chat": CHATS}),
     "questioner": Choice(Questioner, {"chat": CHATS}),
     "rewriter": Choice(Rewriter, {"chat": CHATS}),
     "answerer": Choice(Answerer, {"chat": CHATS}),
@@ -68,7 +81,7 @@ STAGES: Mapping[str, Choice] = {
         Embedder,
         {"appearance": [ColorLayout, Siglip, Dinov2], "detail": [GradientGrid, Dinov2, Siglip]},
     ),
-    "scorer": Choice(Scorer, {"backend": [Clip], "splitter": [SentenceRules]}),
+    "scorer": Choice(Scorer, {"backend": [Clip, OpenClip], "splitter": [SentenceRules]}),
     "double_threshold": Choice(DoubleThreshold, {}),
     "selector": Choice(Selector, {}),
     "locality_check": Choice(LocalityCheck, {}),
