@@ -10,11 +10,15 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+
+from stages.backends.openai_chat import OpenAIChat
+from stages.base import Device
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,18 @@ class ChatServer:
                 return web.json_response(completion(response, payload))
             case _:
                 return web.json_response(completion(Say(response), payload))
+
+
+@contextmanager
+def chatting(script: Script | Iterable[Any], **settings: Any) -> Iterator[tuple[Any, ChatServer]]:
+    """An open backend that talks to a server with this script, and the server."""
+    with ChatServer(script) as server:
+        chat = OpenAIChat(base_url=server.url, **{"model": "scripted", "patience_s": 2, **settings})
+        chat.open(Device())
+        try:
+            yield chat, server
+        finally:
+            chat.close()
 
 
 def completion(say: Say, payload: dict[str, Any]) -> dict[str, Any]:
