@@ -13,7 +13,7 @@ from schemas.drafts import Hallucination, PlannedEdit
 from schemas.ids import row_seed
 from schemas.records import Contrast, Drop, Kind, Reason, Region, Seed, Span
 from stages import wording
-from stages.base import Backend, Stage
+from stages.base import Backend, Device, Stage
 from stages.chat import ChatBackend, Form, Reply, Request, Sampling
 from stages.prompting import Prompt, PromptField, Values
 
@@ -63,6 +63,11 @@ class Planner(Stage[Seed, PlannedEdit]):
     def __post_init__(self) -> None:
         """ValueError for a prompt that does not fit."""
         self.prompt.require({"image", "prompt", "chosen", "rejected"})
+
+    def open(self, device: Device) -> None:
+        """Load the word rules, outside any call's time limit, and the model."""
+        wording.load_rules()
+        super().open(device)
 
     def backends(self) -> Sequence[Backend]:
         """The model."""
