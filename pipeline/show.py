@@ -85,6 +85,8 @@ def _describe(row: Mapping[str, Any], facts: RunFacts | None) -> Iterator[str]:
         yield from _wrapped(explain(row["reason"]))
         if row["detail"]:
             yield from _wrapped(row["detail"])
+        if row["evidence"]:
+            yield from ("", "What was said", *_wrapped(row["evidence"]), "")
         if row["pair_id"]:
             yield f"  candidate  {row['pair_id']}"
     yield f"  recipe     {row['recipe']}"

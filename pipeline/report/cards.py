@@ -53,6 +53,8 @@ class Card:
     reason: str
     explanation: str
     detail: str
+    evidence: str
+    """What was judged, word for word: a model's raw reply."""
     stage: str
     recipe: str
     kind: str
@@ -99,6 +101,7 @@ def make_card(
         reason=line.reason,
         explanation=explain(line.reason) if line.reason else "",
         detail=shorten((row["detail"] or "").strip(), _DETAIL_CHARS),
+        evidence=shorten((row["evidence"] or "").strip(), _ANSWER_CHARS),
         stage=shorten(line.stage, _NAME_CHARS),
         recipe=line.recipe,
         kind=line.kind,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.report import write_report
 from pipeline.show import show
 from schemas.outcomes import Outcome
 from schemas.records import Drop, Image, Reason
@@ -69,6 +71,16 @@ def test_a_drop_says_where_and_why(tmp_path):
     assert "gone.jpg does not exist" in bare
     assert "Scores" not in bare
     assert "Regions" not in bare
+
+
+def test_what_a_model_said_stands_with_the_drop(tmp_path):
+    said = '{"change_made": "no", <script>alert(1)</script>}'
+    drop = Drop(Reason.REFUTED, "0 of 3 votes for it", said)
+    url = write_run(tmp_path, [Outcome(seed("s1"), origin("edit"), drop, "chat_verifier")])
+    assert said in " ".join(show(url, "s1", facts=FACTS).split())
+    page = Path(write_report(url, replace(FACTS, num_seeds=1))).read_text("utf-8")
+    assert "change_made" in page
+    assert "<script>alert" not in page
 
 
 def test_a_seed_shows_all_its_outcomes(tmp_path):
