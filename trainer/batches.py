@@ -87,6 +87,8 @@ class Batch:
     """The distinct images of the batch, in the order of `pixels`."""
     pixels: dict[str, Tensor]
     """Tensors of all images, one after the other."""
+    device: torch.device | str = "cpu"
+    """Where its tables belong."""
     features: dict[int, Any] = field(default_factory=dict, compare=False)
     """Encoded images by model, kept by its first forward where they do not depend on what learns,
     so that policy and reference of one set of weights encode them once."""
@@ -97,7 +99,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its pixels on a device."""
         moved = {key: x.to(device, non_blocking=True) for key, x in self.pixels.items()}
-        return replace(self, pixels=moved)
+        return replace(self, pixels=moved, device=device)
 
     def pin_memory(self) -> Batch:
         """The batch with its pixels where a GPU can fetch them while it computes."""

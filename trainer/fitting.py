@@ -1,0 +1,121 @@
+"""Which rows a model can read whole: nothing is ever cut, so what does not fit is left out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import PIL.Image
+
+from trainer.batches import BatchBuilder
+from trainer.errors import UsageError
+from trainer.families import ANCHORS
+from trainer.rows import Row, Rows
+from trainer.views import Images
+
+_SPECIAL_TOKENS = 8
+"""More than any tokenizer adds around a text."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How many rows can be read whole."""
+
+    limit: int
+    """Tokens of prompt and answer, images included, that a view may have."""
+    total: int
+    """Rows looked at."""
+    too_long: tuple[str, ...]
+    """Pair ids of rows of which some view has more."""
+    placeholders: tuple[str, ...]
+    """Pair ids of rows whose prompt holds the model's image placeholder as text."""
+
+    @property
+    def kept(self) -> int:
+        """Rows that are left."""
+        return self.total - len(self.too_long) - len(self.placeholders)
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        if self.kept == self.total:
+            return f"all {self.total} rows fit into {self.limit} tokens"
+        parts = []
+        if self.too_long:
+            parts.append(f"{len(self.too_long)} have more than {self.limit} tokens")
+        if self.placeholders:
+            parts.append(f"{len(self.placeholders)} hold an image placeholder in their prompt")
+        return f"of {self.total} rows {' and '.join(parts)}; {self.kept} are left"
+
+
+def fit(rows: Rows, builder: BatchBuilder, max_tokens: int | None) -> tuple[Rows, Fit]:
+    """The rows of which every view fits, and a report.
+
+    The limit is `max_tokens` and in any case the model's context. Reads every row once, but
+    processes no image: how many tokens one has follows from its size. UsageError where no row fits.
+    """
+    limit = min(builder.family.context, max_tokens or builder.family.context)
+    ruler = _Ruler(builder)
+    kept: list[int] = []
+    too_long: list[str] = []
+    placeholders: list[str] = []
+    for number in range(len(rows)):
+        row = rows[number]
+        if builder.family.placeholder in row.prompt:
+            placeholders.append(row.pair_id)
+        elif ruler.fits(row, limit):
+            kept.append(number)
+        else:
+            too_long.append(row.pair_id)
+    report = Fit(limit, len(rows), tuple(too_long), tuple(placeholders))
+    if not kept and len(rows):
+        raise UsageError(f"nothing to train on: {report}; raise max_tokens, or shrink the images")
+    return rows.select(kept), report
+
+
+@dataclass
+class _Ruler:
+    builder: BatchBuilder
+    _tokens: dict[tuple[Size, ...], int] = field(default_factory=dict)
+    _frame: int | None = None
+
+    def fits(self, row: Row, limit: int) -> bool:
+        roles = {view.images for view in self.builder.views}
+        chosen = rejected = both = 0
+        if roles - {Images.NONE, Images.REJECTED}:
+            chosen = self.tokens(_size(row.chosen_image.bytes))
+        if roles & {Images.REJECTED, Images.BOTH}:
+            rejected = self.tokens(_size(row.rejected_image.bytes))
+        if Images.BOTH in roles:
+            both = self.tokens(_size(row.chosen_image.bytes), _size(row.rejected_image.bytes))
+        if self._at_most(row) + max(chosen, rejected, both) <= limit:
+            return True
+        return max(self.builder.lengths(row, (chosen, rejected), both)) <= limit
+
+    def tokens(self, *sizes: Size) -> int:
+        """Tokens of the images of one prompt, by (width, height), from blank ones."""
+        if sizes not in self._tokens:
+            blank = [PIL.Image.new("RGB", size) for size in sizes]
+            self._tokens[sizes] = sum(p.num_tokens for p in self.builder.family.pixels(blank))
+        return self._tokens[sizes]
+
+    def _at_most(self, row: Row) -> int:
+        """More text tokens than any view can have: no tokenizer makes two of one byte."""
+        if self._frame is None:
+            family = self.builder.family
+            frame = family.prompt_text(max(ANCHORS, key=len), 2)
+            self._frame = len(frame.encode()) + _SPECIAL_TOKENS
+        answers = [getattr(row, str(view.answer)) or "" for view in self.builder.views]
+        return self._frame + _bytes([row.prompt]) + max(_bytes([a]) for a in answers)
+
+
+def _size(data: bytes) -> Size:
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        return image.size
+
+
+def _bytes(texts: Sequence[str]) -> int:
+    # NFC may lengthen a text in bytes, by at most three times.
+    return 3 * sum(len(text.encode()) for text in texts)
