@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -73,9 +74,10 @@ def converse(
     return [cast("Reply[Answer] | Unanswered", result) for result in read]
 
 
+@cache
 def json_schema(form: type[Form]) -> dict[str, Any]:
     """The JSON schema that a form's reply must fit; all keys required, no others allowed."""
-    return form.model_json_schema()
+    return form.model_json_schema()  # a millisecond, which is much a request
 
 
 def in_words(request: Request[Any]) -> Request[Any]:
