@@ -34,6 +34,7 @@ class Reason(StrEnum):
     SIDE_IN_PROMPT = "side_in_prompt"
     NO_COUNTERPART = "no_counterpart"
     SHAPE_MISMATCH = "shape_mismatch"
+    EXTREME_ASPECT = "extreme_aspect"
     # What a chat model said, or did not say.
     MODEL_REFUSED = "model_refused"
     BAD_REPLY = "bad_reply"
@@ -44,6 +45,8 @@ class Reason(StrEnum):
     TOO_SIMILAR = "too_similar"
     TOO_DIFFERENT = "too_different"
     NOT_SELECTED = "not_selected"
+    NO_CHANGE = "no_change"
+    DRIFTED = "drifted"
     NO_CHANGE_INSIDE = "no_change_inside"
     CHANGE_OUTSIDE = "change_outside"
     NO_TEXT_DIFFERENCE = "no_text_difference"

@@ -15,7 +15,8 @@ EXPLANATIONS: Mapping[str, str] = {
     Reason.IMAGE_TOO_SMALL: "The picture is too small to hold a visible difference.",
     Reason.BAD_BOX: "An annotated box or mask is empty, reversed, damaged, or outside the picture.",
     Reason.BAD_TEXT: "The prompt or an answer holds characters that are no text.",
-    Reason.TEXT_TOO_LONG: "The prompt or an answer is longer than the limit.",
+    Reason.TEXT_TOO_LONG: "The prompt, an answer, or what a model was to be told is longer than "
+    "the limit.",
     Reason.MISSING_ANSWER: "The input row has no true answer.",
     Reason.NO_TAG: "The tagger saw no thing in the picture, only scenes, qualities or doings.",
     Reason.NO_REGION: "The picture has no region that could be changed: none is annotated or was "
@@ -43,6 +44,8 @@ EXPLANATIONS: Mapping[str, str] = {
     Reason.NO_COUNTERPART: "The input row has no other image, or no answer that is true of it.",
     Reason.SHAPE_MISMATCH: "The two images that the row brought differ too much in shape to be "
     "shown at one size.",
+    Reason.EXTREME_ASPECT: "The picture is too long and narrow for the model that was to edit or "
+    "paint it.",
     Reason.MODEL_REFUSED: "The chat model declined to answer; the evidence holds its words.",
     Reason.BAD_REPLY: "The chat model's reply was not in the form asked for, nor was its second "
     "one; the evidence holds it.",
@@ -54,6 +57,8 @@ EXPLANATIONS: Mapping[str, str] = {
     Reason.TOO_SIMILAR: "The near miss is so like the original that the difference may not show.",
     Reason.TOO_DIFFERENT: "The near miss is so unlike the original that it is no near miss.",
     Reason.NOT_SELECTED: "A good candidate, but another one of the same input row was better.",
+    Reason.NO_CHANGE: "The editor gave the picture back with hardly anything changed.",
+    Reason.DRIFTED: "The editor changed more than it was told to, or moved the whole picture.",
     Reason.NO_CHANGE_INSIDE: "Hardly anything changed inside the region.",
     Reason.CHANGE_OUTSIDE: "The picture changed outside the region, too.",
     Reason.NO_TEXT_DIFFERENCE: "The true answer and the counterfactual say the same.",
