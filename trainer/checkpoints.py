@@ -39,8 +39,6 @@ class Position:
     """Digest of the settings that decide the result."""
     rows: str
     """Digest of the rows, in order."""
-    model: str
-    """The model that the run started from, as it was given."""
     sums: dict[str, float]
     """Metrics since the last written line, summed over rows; see `trainer.metrics`."""
 

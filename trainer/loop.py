@@ -15,6 +15,7 @@ from schemas.ids import row_seed
 from trainer.errors import NonFiniteLossError
 from trainer.losses import LogProbs, PreferenceLoss
 from trainer.order import MicroBatch, Order
+from trainer.precision import precision
 from trainer.processes import Processes, total_norm, without_exchange
 from trainer.schedule import learning_rate
 from trainer.settings import Settings
@@ -126,8 +127,10 @@ class Loop:
             )
         )
         batch = batch.to(self.processes.device)
-        reference = self.reference(batch) if self.loss.reference_views else {}
-        output = self.loss(self.module(batch), reference)
+        with precision(self.settings.compute, self.processes.device):
+            reference = self.reference(batch) if self.loss.reference_views else {}
+            policy = self.module(batch)
+        output = self.loss(policy, reference)
         return output.per_row, output.metrics
 
     def _update(self, step: int, rows: Sequence[int]) -> float:

@@ -40,8 +40,8 @@ class Processes:
         """Join the peers, if there are any; UsageError where the device is not there."""
         if device == "cuda" and not torch.cuda.is_available():
             raise UsageError(
-                "machine.device is cuda, but torch sees no GPU; "
-                "train where one is, or say --set machine.device=cpu"
+                "the device is cuda, but torch sees no GPU; go where one is, or say "
+                "--set machine.device=cpu (evaluate: --device cpu)"
             )
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             raise UsageError(

@@ -15,7 +15,7 @@ from trainer.errors import CheckpointError, UsageError
 
 
 def position(step):
-    return Position(step, 10, 4, "settings", "rows", "model", {"loss": 0.1 + 0.2, "rows": 2})
+    return Position(step, 10, 4, "settings", "rows", {"loss": 0.1 + 0.2, "rows": 2})
 
 
 def names(folder):
