@@ -11,20 +11,30 @@ from stages.backends.clip import Clip
 from stages.backends.descriptors import ColorLayout, GradientGrid
 from stages.backends.dinov2 import Dinov2
 from stages.backends.fill import FILLS
+from stages.backends.florence import Florence
+from stages.backends.flux import Flux
+from stages.backends.flux_kontext import FluxKontext
 from stages.backends.grabcut import GrabCut
+from stages.backends.grounding_dino import GroundingDino
 from stages.backends.lama import Lama
 from stages.backends.open_clip import OpenClip
 from stages.backends.openai_chat import OpenAIChat
+from stages.backends.qwen_edit import QwenImageEdit, QwenImageEditPlus
+from stages.backends.qwen_image import QwenImage
+from stages.backends.ram import Ram
 from stages.backends.sam import SEGMENTERS
 from stages.backends.sentence_rules import SentenceRules
 from stages.backends.siglip import Siglip
 from stages.backends.transformers_chat import TransformersChat
 from stages.backends.vllm_chat import VllmChat
+from stages.backends.z_image import ZImage
 from stages.chat_verifier import ChatVerifier
 from stages.counterpart import BroughtCounterpart
 from stages.cropper import Cropper
 from stages.describer import Describer
+from stages.detector import Detector
 from stages.duplicator import Duplicator
+from stages.editor import Editor
 from stages.embedder import Embedder
 from stages.filter import DoubleThreshold
 from stages.flipper import Flipper
@@ -42,6 +52,8 @@ from stages.sampler import Sampler
 from stages.scorer import Scorer
 from stages.segmenter import Segmenter
 from stages.selector import Selector
+from stages.synthesizer import Synthesizer
+from stages.tagger import Tagger
 from stages.verifier import LocalityCheck
 
 
@@ -61,6 +73,8 @@ CHATS: Sequence[type[Any]] = [OpenAIChat, VllmChat]
 STAGES: Mapping[str, Choice] = {
     "loader": Choice(Loader, {}),
     "annotated_regions": Choice(AnnotatedRegions, {}),
+    "tagger": Choice(Tagger, {"backend": [Ram, Florence]}),
+    "detector": Choice(Detector, {"backend": [GroundingDino, Florence]}),
     "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS]}),
     "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama]}),
     "recolorer": Choice(Recolorer, {}),
@@ -69,10 +83,14 @@ STAGES: Mapping[str, Choice] = {
     "cropper": Choice(Cropper, {}),
     "brought_counterpart": Choice(BroughtCounterpart, {}),
     "planner": Choice(Planner, {"chat": CHATS}),
+    "editor": Choice(
+        Editor, {"backend": [QwenImageEditPlus, QwenImageEdit, FluxKontext], "check": CHATS}
+    ),
     "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChat]}),
     "judge": Choice(Judge, {"chat": CHATS}),
     "pairer": Choice(Pairer, {}),
     "describer": Choice(Describer, {"chat": CHATS}),
+    "synthesizer": Choice(Synthesizer, {"backend": [Flux, QwenImage, ZImage]}),
     "questioner": Choice(Questioner, {"chat": CHATS}),
     "rewriter": Choice(Rewriter, {"chat": CHATS}),
     "answerer": Choice(Answerer, {"chat": CHATS}),
