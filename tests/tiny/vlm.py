@@ -136,11 +136,12 @@ def sentencepiece_tokenizer(vocabulary: int = 500) -> PreTrainedTokenizerFast:
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = BpeTrainer(
         vocab_size=vocabulary,
+        initial_alphabet=list(".,?:"),
         special_tokens=["<unk>", "<s>", "</s>", "<image>", "<pad>", *fallback],
         show_progress=False,
     )
     # LLaMA's merges never cross words, though its normaliser has no words.
-    words = [word for line in CORPUS for word in line.split(" ")]
+    words = [word.strip(".,?") for line in CORPUS for word in line.split(" ")]
     tokenizer.train_from_iterator(words, trainer)
     start = tokenizer.token_to_id("<s>")
     tokenizer.post_processor = processors.TemplateProcessing(

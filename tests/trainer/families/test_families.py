@@ -1,0 +1,195 @@
+"""What each family's processor makes of prompts and images, held against its own call."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from tests.tiny.vlm import FAMILIES, save_vlm
+from tests.trainer.pairs import SIZES
+from trainer.errors import UsageError
+from trainer.families import ANCHORS, load_family
+from trainer.families.family import image_inputs
+from trainer.losses import DPO, ICVCO, SVCO
+
+QUESTION = "What colour is the ring?"
+
+
+def pictures(number: int) -> list[PIL.Image.Image]:
+    generator = np.random.default_rng(0)
+    return [
+        PIL.Image.fromarray(generator.integers(0, 256, (*SIZES[i][::-1], 3), dtype=np.uint8))
+        for i in range(number)
+    ]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_prompts_and_pixels_are_those_of_the_processors_own_call(checkpoint, name, number):
+    family = checkpoint(name).family
+    images = pictures(number)
+    pixels = family.pixels(images)
+    prompt = family.prompt(QUESTION, [p.num_tokens for p in pixels])
+    own = family.processor(
+        text=[family.prompt_text(QUESTION, number)],
+        images=[images] if images else None,
+        return_tensors="pt",
+    )
+    assert prompt.ids.tolist() == own["input_ids"][0].tolist()
+    ours = image_inputs(pixels)
+    assert set(ours) == set(own) & {"pixel_values", "image_sizes", "image_grid_thw"}
+    for key, found in ours.items():
+        wanted = own[key]
+        if wanted.ndim == 5:  # the processor fills every image up to the most tiles
+            tiles = [len(p.tensors["pixel_values"]) for p in pixels]
+            wanted = torch.cat([w[:n] for w, n in zip(wanted, tiles, strict=True)])
+        assert torch.equal(found, wanted)
+    # The placeholders are where the images are, in order, and stand before the question.
+    placeholder = family.processor.image_token_id
+    assert ((prompt.ids == placeholder) == (prompt.image >= 0)).all()
+    runs = [n for n in prompt.image.tolist() if n >= 0]
+    assert runs == [n for n, p in enumerate(pixels) for _ in range(p.num_tokens)]
+    if number == 0:
+        assert family.placeholder not in family.prompt_text(QUESTION, 0)
+        assert placeholder not in prompt.ids
+        assert not ours
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_answer_ends_as_a_turn_of_the_family_ends(checkpoint, name):
+    family = checkpoint(name).family
+    ends = family.tokenizer.convert_ids_to_tokens(family.end_of_turn)
+    assert ends == ("</s>" if name in ("llava-1.5", "llava-next") else "<|im_end|>")
+    assert family.answer("The ring").ids[-1] == family.end_of_turn
+
+
+def test_the_start_token_comes_once(checkpoint):
+    family = checkpoint("llava-1.5").family
+    bos = family.tokenizer.bos_token_id
+    assert (family.prompt(QUESTION, []).ids == bos).tolist().index(True) == 0
+    processor = copy.copy(family.processor)
+    processor.chat_template = "<s>" + processor.chat_template
+    again = replace(family, processor=processor)
+    assert again.prompt_text(QUESTION, 0).startswith("<s>")
+    assert again.prompt(QUESTION, []).ids.tolist() == family.prompt(QUESTION, []).ids.tolist()
+    assert (checkpoint("qwen3-vl").family.tokenizer.bos_token_id) is None
+
+
+def test_a_text_with_placeholders_is_refused(checkpoint):
+    family = checkpoint("llava-1.5").family
+    with pytest.raises(ValueError, match=r"1 images has 2 placeholders.*<image>"):
+        family.prompt("Where is <image>?", [16])
+
+
+def test_onevision_tiles_a_picture_only_where_it_is_alone(checkpoint):
+    family = checkpoint("llava-onevision").family
+    images = pictures(2)
+    alone, together = family.pixels(images[:1])[0], family.pixels(images)
+    assert alone.alone
+    assert len(alone.tensors["pixel_values"]) > 1
+    assert [len(p.tensors["pixel_values"]) for p in together] == [1, 1]
+    assert [p.alone for p in together] == [False, False]
+    # Each image's own size: IC-VCO's release keeps the first image's for both.
+    assert [p.tensors["image_sizes"][0].tolist() for p in together] == [
+        [height, width] for width, height in SIZES[:2]
+    ]
+
+
+def test_losses_that_a_family_cannot_serve_are_refused(checkpoint):
+    for name in FAMILIES:
+        family = checkpoint(name).family
+        family.check(SVCO().views, "loss svco")
+        if name in ("llava-1.5", "llava-next"):
+            with pytest.raises(UsageError, match=r"icvco shows two images.*trained on one image"):
+                family.check(ICVCO().views, "loss icvco")
+        else:
+            family.check(ICVCO().views, "loss icvco")
+
+
+def test_a_tokenizer_without_offsets_is_refused_where_they_are_needed(checkpoint):
+    from transformers import ByT5Tokenizer
+
+    family = checkpoint("qwen3-vl").family
+    processor = copy.copy(family.processor)
+    processor.tokenizer = ByT5Tokenizer()
+    slow = replace(family, processor=processor)
+    slow.check(DPO().views, "loss dpo")
+    with pytest.raises(UsageError, match=r"icvco counts the tokens that differ.*ByT5Tokenizer"):
+        slow.check(ICVCO().views, "loss icvco")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_vlm(tmp_path / "model", "llava-interleave")
+
+
+def refused(folder, *words):
+    with pytest.raises(UsageError) as caught:
+        load_family(str(folder))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    for word in words:
+        assert word in message
+
+
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, folder):
+    refused(tmp_path / "nothing", "cannot be loaded")
+    (folder / "preprocessor_config.json").unlink(missing_ok=True)
+    (folder / "processor_config.json").unlink(missing_ok=True)
+    refused(folder, "processor")
+
+
+def test_an_unknown_family_is_refused(folder):
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    refused(folder, "is a llama model", "qwen3_vl")
+
+
+def test_templates_that_do_something_else_are_refused(folder):
+    template = folder / "chat_template.jinja"
+    good = template.read_text()
+    template.write_text(good.replace("<image>", ""))
+    refused(folder, "does not write two images before the text")
+    template.write_text(good.replace("{{ '<|im_end|>' + '\n' }}", "{{ '<image>' }}"))
+    refused(folder, "placeholder where there is no image")
+    template.unlink()
+    refused(folder, "no chat template")
+
+
+def test_digests_name_what_changed_and_not_where_it_is(tmp_path, folder):
+    first = load_family(str(folder)).digests()
+    elsewhere = shutil.copytree(folder, tmp_path / "copy")
+    assert load_family(str(elsewhere)).digests() == first
+
+    def changed() -> set[str]:
+        second = load_family(str(elsewhere)).digests()
+        return {key for key in first if first[key] != second[key]}
+
+    template = elsewhere / "chat_template.jinja"
+    good = template.read_text()
+    template.write_text(good.replace("message['role'] + '\n'", "message['role'] + ' '"))
+    assert changed() == {"template"}
+    template.write_text(good)
+    settings = elsewhere / "processor_config.json"
+    content = json.loads(settings.read_text())
+    content["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+    settings.write_text(json.dumps(content))
+    assert changed() == {"processor"}
+    shutil.copy(folder / "processor_config.json", settings)
+    tokenizer = elsewhere / "tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    content["model"]["merges"].pop()
+    tokenizer.write_text(json.dumps(content))
+    assert changed() == {"tokenizer"}
+
+
+def test_the_sentences_name_the_places():
+    assert ["first" in s for s in ANCHORS] == [True, False]
+    assert ["second" in s for s in ANCHORS] == [False, True]

@@ -1,0 +1,27 @@
+"""Runs of the pipeline for the trainer's tests: real recipes over generated scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.demo.scenes import write_scenes
+from pipeline.placement import GroupPlacement, Placement
+from pipeline.recipes.build import load_recipe
+from pipeline.run import Request, run
+from pipeline.sources import open_source
+
+
+def make_run(folder: Path, recipe: str, num: int, side: int = 96) -> Path:
+    """A finished run of a recipe over `num` scenes; returns its folder."""
+    scenes = folder / "scenes"
+    write_scenes(scenes, num, side=side)
+    output = folder / "run"
+    request = Request(
+        book=load_recipe(recipe),
+        placement=Placement(name="test", groups=[GroupPlacement()]),
+        source=open_source(str(scenes / "seeds.jsonl")),
+        output=str(output),
+        local=True,
+    )
+    assert run(request) == 0
+    return output
