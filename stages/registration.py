@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.geometry import Box
 from stages.pixels import Pixels
 
 Plane = NDArray[np.float32]
@@ -67,13 +68,33 @@ class Movement:
             abs(self.dy) + grown * height / 2,
         )
 
-    def undone(self, moved: Pixels) -> Pixels:
-        """The moved picture, back where it was; its border is reflected into what came in view."""
+    def undone(self, moved: Pixels, original: Pixels) -> Pixels:
+        """The moved picture, back where it was; what it lost on the way is the original's."""
         height, width = moved.shape[:2]
         if self.farthest(width, height) < _NOTHING:
             return moved
         back: Pixels = _warped(moved, self, cv2.INTER_LANCZOS4)
-        return back
+        x0, y0, x1, y1 = self.kept(width, height).pixels(width, height)
+        filled = original.copy()
+        filled[y0:y1, x0:x1] = back[y0:y1, x0:x1]
+        return filled
+
+    def kept(self, width: int, height: int) -> Box:
+        """What of a picture of this size is still in view after the movement, in whole pixels."""
+        if self.farthest(width, height) < _NOTHING:
+            return Box(0, 0, width, height)
+        (x0, x1), (y0, y1) = (
+            _kept(side, shift, self.zoom) for side, shift in ((width, self.dx), (height, self.dy))
+        )
+        return Box(x0, y0, max(x0, x1), max(y0, y1))
+
+
+def _kept(side: int, shift: float, zoom: float) -> tuple[int, int]:
+    """First and last (exclusive) of `side` points that are still in view."""
+    middle = (side - 1) / 2
+    # p -> middle + zoom (p - middle) + shift, solved for 0 and side - 1.
+    first, last = ((edge - shift - middle) / zoom + middle for edge in (0, side - 1))
+    return max(0, math.ceil(first)), min(side, math.floor(last) + 1)
 
 
 def movement(original: Pixels, edited: Pixels, min_confidence: float = 0.25) -> Movement:

@@ -78,7 +78,7 @@ def test_a_movement_is_found_and_undone(dx, dy, zoom):
     assert abs(found.dy - dy) < 0.1
     assert abs(found.zoom - zoom) * 500 < 0.1
     assert found.confidence > 0.5
-    back = found.undone(changed)
+    back = found.undone(changed, original)
     inner = np.s_[40:-40, 40:-40]
     kept = cv2.dilate(spot.astype(np.uint8), np.ones((41, 41)))[inner] == 0
     # Against a picture that went through the same model and never moved.
@@ -97,10 +97,10 @@ def test_small_pictures_are_shifted_too():
 
 def test_what_has_not_moved_is_not_resampled():
     original = photo()
-    np.testing.assert_array_equal(movement(original, original).undone(original), original)
+    np.testing.assert_array_equal(movement(original, original).undone(original, original), original)
     soft = through_a_model(original)
     found = movement(original, soft)
-    assert found.undone(soft) is soft
+    assert found.undone(soft, original) is soft
 
 
 @pytest.mark.parametrize("other", [photo(50), np.full((600, 800, 3), 90, np.uint8)])
@@ -113,6 +113,19 @@ def test_another_picture_has_not_moved_but_is_another(other):
 def test_plain_pictures_have_nothing_to_go_by():
     plain = np.full((600, 800, 3), 120, np.uint8)
     assert movement(plain, plain) == Movement(0, 0, 1, 0)
+
+
+def test_what_left_the_view_is_the_originals():
+    original = photo(4, 240, 320)
+    gone = Movement(12, -7.5, 1, 1)
+    assert gone.kept(320, 240) == (0, 8, 308, 240)
+    back = gone.undone(moved(original, gone), original)
+    np.testing.assert_array_equal(back[:8], original[:8])
+    np.testing.assert_array_equal(back[:, 308:], original[:, 308:])
+    assert np.abs(back[20:-20, 20:-30].astype(int) - original[20:-20, 20:-30]).mean() < 3
+    assert Movement(0, 0, 1.1, 1).kept(101, 201) == (5, 10, 96, 191)  # 50 / 1.1 = 45.5 to each side
+    assert Movement(0, 0, 0.9, 1).kept(100, 200) == (0, 0, 100, 200)
+    assert Movement(0, 0, 1, 1).kept(100, 200) == (0, 0, 100, 200)
 
 
 def test_the_corner_that_moves_most():

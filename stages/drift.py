@@ -1,0 +1,128 @@
+"""Where an edited picture differs visibly from its original, and what of it was meant.
+
+Knows arrays. Both pictures are uint8 [H, W, 3] RGB of one size, registered to each other.
+
+An editor paints the whole picture anew: every pixel differs a little, edges are softer, the tint is
+another. So colours are compared after a blur (what a decoder does to single pixels goes), without
+the tint that all of the picture took on, and what is left must hold together in an area.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.pixels import Pixels
+
+BoolMask = NDArray[np.bool_]
+
+_BLUR = 0.002
+"""Sigma, as a share of the diagonal: 2.6 pixels of a picture of a megapixel."""
+_OPENING = 0.003
+"""Radius below which what differs is an edge that came out softer, not a thing; same unit."""
+_CLOSING = 0.01
+"""Radius up to which parts of a change belong together; same unit."""
+
+
+def tint(original: Pixels, edited: Pixels) -> NDArray[np.float32]:
+    """[3] levels by which the channels of most of the picture differ: their median."""
+    apart = edited.astype(np.int16) - original
+    levels: NDArray[np.float32] = np.median(apart.reshape(-1, 3), axis=0).astype(np.float32)
+    return levels
+
+
+def without_tint(edited: Pixels, tint: NDArray[np.float32]) -> Pixels:
+    """The picture with the tint taken off."""
+    even: Pixels = np.rint(edited - tint).clip(0, 255).astype(np.uint8)
+    return even
+
+
+def visible_change(original: Pixels, edited: Pixels, delta: float) -> BoolMask:
+    """Where (bool [H, W]) colours are at least `delta` apart (CIE76), over an area that holds.
+
+    A change of the whole tint is none. ValueError if the sizes differ.
+    """
+    if original.shape != edited.shape:
+        raise ValueError(f"edited picture is {edited.shape}, the original {original.shape}")
+    even = without_tint(edited, tint(original, edited))
+    sigma = max(_BLUR * _diagonal(original), 0.8)
+    labs = (
+        cv2.cvtColor(
+            cv2.GaussianBlur(picture, (0, 0), sigma).astype(np.float32) / 255, cv2.COLOR_RGB2LAB
+        )
+        for picture in (original, even)
+    )
+    first, second = labs
+    apart = np.sqrt(np.sum((first - second) ** 2, axis=2))
+    return opened(apart >= delta, _pixels(_OPENING, original))
+
+
+def held_together(changed: BoolMask, margin: float) -> BoolMask:
+    """The change with its gaps and holes filled, grown by `margin` (a share of the diagonal)."""
+    radius = _pixels(_CLOSING, changed)
+    # Beyond the border there is nothing that could close a gap.
+    padded = np.pad(changed, radius).astype(np.uint8)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disc(radius))
+    closed = closed[radius : radius + changed.shape[0], radius : radius + changed.shape[1]]
+    outlines, _ = cv2.findContours(
+        np.ascontiguousarray(closed), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    filled = np.zeros(changed.shape, np.uint8)
+    cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
+    return grown(filled > 0, _pixels(margin, changed))
+
+
+def grown(mask: BoolMask, radius: int) -> BoolMask:
+    """The mask, wider by so many pixels all around."""
+    wider: BoolMask = cv2.dilate(mask.astype(np.uint8), _disc(radius)) > 0
+    return wider
+
+
+def opened(mask: BoolMask, radius: int) -> BoolMask:
+    """The mask without what is narrower than twice so many pixels."""
+    # A border reflected, so that a change that leaves the picture is not narrow there.
+    padded = np.pad(mask, radius, mode="symmetric").astype(np.uint8)
+    done = cv2.morphologyEx(padded, cv2.MORPH_OPEN, _disc(radius))
+    kept: BoolMask = done[radius : radius + mask.shape[0], radius : radius + mask.shape[1]] > 0
+    return kept
+
+
+def similarity(original: Pixels, edited: Pixels, where: BoolMask) -> float:
+    """Mean structural similarity (Wang et al., 2004) of the grey values over `where`, -1 to 1.
+
+    With the paper's Gaussian window of sigma 1.5; 1 where `where` is empty.
+    """
+    if not where.any():
+        return 1.0
+    x, y = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (original, edited))
+
+    def local(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        blurred: NDArray[np.float32] = cv2.GaussianBlur(values, (11, 11), 1.5)
+        return blurred
+
+    mean_x, mean_y = local(x), local(y)
+    spread_x, spread_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
+    joint = local(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    top = (2 * mean_x * mean_y + c1) * (2 * joint + c2)
+    bottom = (mean_x**2 + mean_y**2 + c1) * (spread_x + spread_y + c2)
+    return float((top / bottom)[where].mean())
+
+
+def _diagonal(array: NDArray[np.generic]) -> float:
+    return math.hypot(*array.shape[:2])
+
+
+def _pixels(share: float, array: NDArray[np.generic]) -> int:
+    """A share of the diagonal in whole pixels."""
+    return round(share * _diagonal(array))
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    disc: NDArray[np.uint8] = cv2.getStructuringElement(
+        cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)
+    )
+    return disc
