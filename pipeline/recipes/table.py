@@ -19,6 +19,9 @@ from stages.backends.grounding_dino import GroundingDino
 from stages.backends.lama import Lama
 from stages.backends.open_clip import OpenClip
 from stages.backends.openai_chat import OpenAIChat
+from stages.backends.original.groundingdino import GroundingDinoPy
+from stages.backends.original.segment_anything import SegmentAnything
+from stages.backends.original.simple_lama import SimpleLama
 from stages.backends.qwen_edit import QwenImageEdit, QwenImageEditPlus
 from stages.backends.qwen_image import QwenImage
 from stages.backends.ram import Ram
@@ -74,9 +77,9 @@ STAGES: Mapping[str, Choice] = {
     "loader": Choice(Loader, {}),
     "annotated_regions": Choice(AnnotatedRegions, {}),
     "tagger": Choice(Tagger, {"backend": [Ram, Florence]}),
-    "detector": Choice(Detector, {"backend": [GroundingDino, Florence]}),
-    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS]}),
-    "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama]}),
+    "detector": Choice(Detector, {"backend": [GroundingDino, Florence, GroundingDinoPy]}),
+    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnything]}),
+    "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama, SimpleLama]}),
     "recolorer": Choice(Recolorer, {}),
     "duplicator": Choice(Duplicator, {}),
     "flipper": Choice(Flipper, {}),

@@ -1,0 +1,70 @@
+import os
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from stages.backends.lama import Lama
+from stages.backends.original.simple_lama import SimpleLama
+from stages.base import Device
+from stages.checkpoints import CheckpointError
+from stages.inpainter import InpainterBackend
+from tests.tiny.lama import save_lama
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    pytest.importorskip("simple_lama_inpainting")
+    return save_lama(tmp_path_factory.mktemp("lama") / "big-lama.pt")
+
+
+def scene(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (height, width, 3), np.uint8)
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2, width // 3 : width // 2] = True
+    return picture, mask
+
+
+def test_it_fills_as_the_backend_lama_does(file):
+    before = os.environ.get("LAMA_MODEL")
+    theirs, ours = SimpleLama(model=str(file)), Lama(model=str(file))
+    scenes = [scene(61, 45), scene(64, 48, 1)]
+    pictures, masks = [p for p, _ in scenes], [m for _, m in scenes]
+    results = []
+    for backend in (theirs, ours):
+        backend.open(Device())
+        results.append(backend.fill(pictures, masks, masks))
+        backend.close()
+        backend.close()
+    assert os.environ.get("LAMA_MODEL") == before
+    for picture, mask, one, other in zip(pictures, masks, *results, strict=True):
+        assert one.shape == picture.shape
+        np.testing.assert_array_equal(one[~mask], picture[~mask])
+        # The package cuts the fraction of a grey level off, `lama` rounds it.
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_files_that_will_not_do(file, tmp_path):
+    with pytest.raises(CheckpointError, match="no model at"):
+        SimpleLama(model=str(tmp_path / "none.pt")).open(Device())
+    (tmp_path / "no.pt").write_text("no")
+    with pytest.raises(CheckpointError, match="is no TorchScript file"):
+        SimpleLama(model=str(tmp_path / "no.pt")).open(Device())
+
+
+def test_settings():
+    adapter = TypeAdapter(SimpleLama)
+    one = adapter.validate_python({"model": "/a.pt"})
+    assert isinstance(one, InpainterBackend)
+    assert [str(checkpoint) for checkpoint in one.checkpoints()] == ["/a.pt"]
+    with pytest.raises(ValidationError):
+        adapter.validate_python({"modle": "x"})
+
+
+def test_without_the_package_the_successor_is_named():
+    try:
+        import simple_lama_inpainting  # noqa: F401
+    except ImportError:
+        with pytest.raises(CheckpointError, match="take the backend lama"):
+            SimpleLama().open(Device())
