@@ -24,6 +24,8 @@ KINDS = {
 }
 """The contrast that an edit makes which turns a hallucination into the truth."""
 
+_MORE = frozenset({"another", "more", "second", "third", "additional", "extra"})
+
 
 class EditPlan(Form):
     """What the model fills in."""
@@ -146,7 +148,7 @@ class Planner(Stage[Seed, PlannedEdit]):
                     instruction=instruction,
                 ),
                 counterfactual=counterfactual,
-                regions=_regions(seed, target, plan.hallucination),
+                regions=_regions(seed, target, plan),
             )
         ]
 
@@ -162,19 +164,29 @@ def locate(quote: str, text: str) -> Span | None:
     return None
 
 
-def _regions(seed: Seed, target: str, hallucination: Hallucination) -> tuple[Region, ...]:
+def _regions(seed: Seed, target: str, plan: EditPlan) -> tuple[Region, ...]:
     """The one annotated region that the target can mean; () where none or several can.
 
-    An edit of a relation moves things, so that no region of the original holds it.
+    Nor is it known where a thing is moved to, or where one more of its kind is put.
     """
-    if hallucination is Hallucination.RELATION:
+    if plan.hallucination is Hallucination.RELATION:
         return ()
     fits = [
         region
         for region in seed.regions
-        if any(
-            wording.refers_to(mention, region.label, region.attributes)
-            for mention in wording.find_mentions(target, region.label)
-        )
+        for meant in wording.find_mentions(target, region.label)
+        if wording.refers_to(meant, region.label, region.attributes)
+        and not _adds(plan.replacement or "", region, meant.number or 1)
     ]
     return (fits[0],) if len(fits) == 1 else ()
+
+
+def _adds(replacement: str, region: Region, number: int) -> bool:
+    """Whether a replacement speaks of more things like the region, or fewer, than `number`."""
+    for mention in wording.find_mentions(replacement, region.label):
+        words = {token.lower for token in mention.modifiers}
+        if mention.opener is not None:
+            words.add(mention.opener.lower)
+        if mention.number not in (None, number) or words & _MORE:
+            return True
+    return False

@@ -201,9 +201,12 @@ def _build(recipe: str, key: str, settings: dict[str, Any]) -> AnyStage:
     choice = STAGES.get(key)
     if choice is None:
         raise UsageError(f"recipe {recipe}: unknown stage {key!r}; known are {', '.join(STAGES)}")
+    defaults = {of_stage.name: of_stage.default for of_stage in fields(choice.stage)}
     for field, backends in choice.backends.items():
         where = f"recipe {recipe}: {key}.{field}"
-        settings[field] = _build_backend(where, backends, settings.get(field))
+        # One that a stage can do without is there if the recipe names it.
+        if settings.get(field) is not None or defaults[field] is not None:
+            settings[field] = _build_backend(where, backends, settings.get(field))
     _complete(choice.stage, settings)
     stage: AnyStage = _instance(f"recipe {recipe}: {key}", choice.stage, settings)
     return stage

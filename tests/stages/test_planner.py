@@ -158,6 +158,25 @@ def test_what_is_added_has_no_region():
 
 
 @pytest.mark.parametrize(
+    ("target", "replacement", "found"),
+    [
+        ("one red backpack", "two red backpacks", False),
+        ("red backpack", "two red backpacks", False),
+        ("a backpack", "another backpack", False),
+        ("two backpacks", "one backpack", False),
+        ("red backpack", "a grey backpack", True),
+        ("one red backpack", "no red backpack", True),
+        ("red backpack", None, True),
+        ("red backpack", "a cat", True),
+    ],
+)
+def test_where_one_more_is_put_is_not_known(target, replacement, found):
+    record = seed("There is a grey backpack.", region("red backpack"))
+    (plan,), _ = planned({**PLAN, "target": target, "replacement": replacement}, record)
+    assert bool(plan.regions) is found
+
+
+@pytest.mark.parametrize(
     ("quote", "text", "span"),
     [
         ("grey", "There is a grey cat.", (11, 15)),
