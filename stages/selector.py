@@ -18,7 +18,8 @@ class Selector(GroupStage):
     """Keeps the first few candidates of each seed in the order of one score.
 
     AdaViP (arXiv 2504.15619) keeps the one least similar to the answer: "lowest", `keep=1`.
-    Of equal scores the earlier candidate comes first.
+    Of equal scores the earlier candidate comes first, which is the order of the regions. A seed of
+    which no candidate is left forms no group; each of its drops says why.
     """
 
     consumes: ClassVar[type] = ScoredCandidate

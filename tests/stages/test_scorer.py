@@ -9,6 +9,7 @@ from schemas.records import Candidate, Contrast, Drop, Kind, Reason, ScoredCandi
 from stages.backends.clip import Clip
 from stages.backends.sentence_rules import SentenceRules
 from stages.base import Device
+from stages.filter import DoubleThreshold, Limits
 from stages.pixels import decode, encode_jpeg
 from stages.scorer import Scorer, SplitterBackend
 from stages.selector import Selector
@@ -184,6 +185,18 @@ def test_another_choice_can_be_made_from_the_rows_without_a_model(clip_folder):
         records=records,
     )
     assert live[0].candidate.contrast.target == max(dropped, key=dropped.get)
+
+
+def test_a_candidate_that_fails_the_threshold_is_kept_with_its_scores(clip_folder):
+    records = [scored("a", edit, target=f"thing {edit}") for edit in range(2)]
+    stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
+    limits = DoubleThreshold({Kind.OBJECT: Limits(max_detail=0.4)})
+    live, outcomes = run(Link("scorer", stage), Link("double_threshold", limits), records=records)
+    assert live == []
+    for row in outcome_table(outcomes).to_pylist():
+        assert row["reason"] == Reason.TOO_SIMILAR
+        scores = {item["name"]: item["value"] for item in row["scores"]}
+        assert set(scores) == {"appearance", "detail", "answer_similarity", "answer_sentences"}
 
 
 def test_of_equal_sums_the_earlier_region_is_kept(clip_folder):
