@@ -296,7 +296,8 @@ def test_every_setting_changes_the_digest():
     plain = {name: load_recipe(name).digest for name in SHIPPED}
     for key, (name, value) in settings.items():
         other = (not value) if isinstance(value, bool) else None
-        for candidate in [other] if other is not None else [value + 1, value * 0.9, value - 1]:
+        others = [value + 1, value * 0.9, value - 1, value + 16]  # sides are multiples of 16
+        for candidate in others if other is None else [other]:
             try:
                 changed = load_recipe(name, [f"{key}={str(candidate).lower()}"])
             except UsageError:  # out of the setting's range, or of its type
