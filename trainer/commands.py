@@ -149,7 +149,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
 def _share(estimate: Mapping[str, Any] | None) -> Text:
     if estimate is None:
         return Text("-")
-    return Text("{value:.3f}\n{low:.2f} to {high:.2f}".format_map(estimate))
+    return Text("{value:.3f}\n{low:.2f}-{high:.2f}".format_map(estimate))
 
 
 def _nats(estimate: Mapping[str, Any] | None) -> Text:
