@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError
 
 from stages.backends.diffusion_settings import FewSteps, FirstBlock, StepCache, Weights
@@ -47,12 +47,14 @@ def open_pipeline(
     the device cannot do.
     """
     where, dtype = place(device)
-    if weights == "fp8":
+    if weights == "fp8":  # before anything is read
         _require_fp8(where)
-    for library in ("diffusers", "transformers"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    diffusers.utils.logging.disable_progress_bar()
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     folder = locate(checkpoint)
+    if few_steps is not None:
+        locate(few_steps.checkpoint())
     index = _index(folder, name, checkpoint)
     parts = {
         part: _model(folder, part, kind, dtype, checkpoint)
@@ -65,6 +67,24 @@ def open_pipeline(
         raise CheckpointError(
             f"{checkpoint}: {folder} holds no {name}: {_one_line(error)}"
         ) from error
+    return prepared(pipe, device, few_steps=few_steps, weights=weights, step_cache=step_cache)
+
+
+def prepared(
+    pipe: Any,
+    device: Device,
+    *,
+    few_steps: FewSteps | None = None,
+    weights: Weights = "full",
+    step_cache: StepCache | None = None,
+) -> Pipeline:
+    """A pipeline of the library that is in memory, on its device and with its options.
+
+    Raises as `open_pipeline`, but for what concerns its files.
+    """
+    where, _ = place(device)
+    if weights == "fp8":
+        _require_fp8(where)
     pipe.set_progress_bar_config(disable=True)
     if few_steps is not None:
         _distill(pipe, few_steps)
@@ -223,7 +243,7 @@ def _quantise(transformer: Any, weights: Weights) -> None:
     except ImportError:
         raise ValueError(
             f"weights: {weights} needs torchao, which is not installed; pip install "
-            "'nearmiss[diffusion]'"
+            "'nearmiss[quantised]'"
         ) from None
     if weights == "int8":
         how = quantization.Int8DynamicActivationInt8WeightConfig()

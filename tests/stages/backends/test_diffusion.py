@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -332,6 +333,7 @@ def test_a_lora_for_another_model_is_refused(checkpoints, tmp_path):
 
 @pytest.mark.parametrize("name", ["flux", "qwen", "z"])
 def test_int8_weights_are_near_and_not_the_same(name, checkpoints):
+    pytest.importorskip("torchao")
     results = []
     for weights in ("full", "int8"):
         with opened(painter(name, checkpoints, weights=weights)) as backend:
@@ -343,6 +345,12 @@ def test_int8_weights_are_near_and_not_the_same(name, checkpoints):
             results += found
     apart = (results[0] - results[1]).abs()
     assert 1e-4 < float(apart.mean()) < 0.05
+
+
+def test_quantised_weights_without_their_library_are_one_line(checkpoints, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(ValueError, match=r"weights: int8 needs torchao.*nearmiss\[quantised\]"):
+        painter("flux", checkpoints, weights="int8").open(CPU)
 
 
 def test_fp8_needs_a_gpu(checkpoints):
