@@ -25,9 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
+    for client in ("httpx", "huggingface_hub"):
+        # A line for every request would bury the progress.
+        logging.getLogger(client).setLevel(logging.WARNING)
     # Imported here, so that `--help` and a slip in the arguments answer at once.
     from pipeline.commands import COMMANDS  # noqa: PLC0415
-    from pipeline.errors import UsageError  # noqa: PLC0415
+    from pipeline.errors import RunError, UsageError  # noqa: PLC0415
 
     try:
         return COMMANDS[args.command](args)
@@ -37,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("nearmiss: interrupted; the same command again goes on from here\n")
         return 3
+    except RunError as error:
+        sys.stderr.write(f"nearmiss: failed: {error}\n")
+        return 1
     except Exception as error:  # the command's edge: one line, and what to do
         if args.verbose:
             log.exception("the command failed")
@@ -99,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("run", metavar="RUN", help="run directory")
     show.add_argument("pair_id", metavar="PAIR_ID", help="pair id or seed id, or its beginning")
     show.add_argument("--images-to", metavar="FOLDER", help="also write the two images there")
+    doctor = commands.add_parser("doctor", help="what would stop a run; pays for nothing")
+    _add_what(doctor, needs_input=False)
+    doctor.add_argument("--output", metavar="RUN", help="run directory that the run would have")
+    models = commands.add_parser("models", help="the model files that a recipe needs")
+    models.add_argument("action", choices=("list", "pull"), help="show them, or fetch them")
+    models.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
+    _add_set(models)
     _add_export(commands.add_parser("export", help="a finished run in the form of another trainer"))
     return parser
 
@@ -127,11 +140,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the hold-out")
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
-    """Arguments that `run` and `plan` share."""
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
-    parser.add_argument("--input", required=True, metavar="PATH", help="file, folder or URL")
-    parser.add_argument("--placement", metavar="FILE", help="placement YAML; default: one machine")
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -139,6 +148,14 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one key of the recipe: segmenter.min_area=0.01, shard_size=64",
     )
+
+
+def _add_what(parser: argparse.ArgumentParser, *, needs_input: bool = True) -> None:
+    """Arguments that say what is run."""
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a YAML file")
+    parser.add_argument("--input", required=needs_input, metavar="PATH", help="file, folder or URL")
+    parser.add_argument("--placement", metavar="FILE", help="placement YAML; default: one machine")
+    _add_set(parser)
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N input rows")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="run seed (default 0)")
     parser.add_argument(

@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
+from pipeline.doctor import doctor
 from pipeline.errors import UsageError
 from pipeline.export import Wanted, export_run
 from pipeline.ledger import read_run_info
+from pipeline.models import look
 from pipeline.placement import load_placement
 from pipeline.plan import plan
 from pipeline.recipes.build import load_recipe
@@ -62,6 +64,23 @@ def _show(args: argparse.Namespace) -> int:
     return Exit.COMPLETE
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    text, well = doctor(
+        load_recipe(args.recipe, args.set),
+        load_placement(args.placement),
+        _source(args) if args.input else None,
+        args.output,
+    )
+    sys.stdout.write(text + "\n")
+    return Exit.COMPLETE if well else Exit.FAILED
+
+
+def _models(args: argparse.Namespace) -> int:
+    text, whole = look(load_recipe(args.recipe, args.set), download=args.action == "pull")
+    sys.stdout.write(text + "\n")
+    return Exit.COMPLETE if whole else Exit.FAILED
+
+
 def _export(args: argparse.Namespace) -> int:
     wanted = Wanted(args.negative, args.both_sides, args.validation, args.seed)
     facts = export_run(args.run, args.format, args.output, wanted)
@@ -88,4 +107,6 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "show": _show,
     "export": _export,
+    "doctor": _doctor,
+    "models": _models,
 }

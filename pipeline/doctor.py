@@ -1,0 +1,334 @@
+"""`doctor`: everything that would stop a run, looked at before anything is paid for.
+
+No weights are loaded, no request is made that costs, and a machine without torch is no obstacle:
+what cannot be seen from here is said to be so.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from packaging.requirements import Requirement
+
+from pipeline.errors import UsageError
+from pipeline.models import backends_of, find, needed_models, size_text, sizes_by_stage
+from pipeline.placement import GroupPlacement, Placement, pool_sizes
+from pipeline.recipes.build import RecipeBook
+from pipeline.sources import Source
+from schemas.files import Folder
+from stages.loader import Loader
+
+PAIR_BYTES = 600_000
+"""Space that one seed may take: two JPEGs of a megapixel, in the part and in the data files."""
+
+HEADROOM = 1.3
+"""Memory that a model takes beside its weights, at least: activations, workspaces, fragments."""
+
+_PACKAGES = {"open_clip": "open_clip_torch", "cv2": "opencv-contrib-python-headless",
+             "PIL": "pillow", "segment_anything": "segment-anything",
+             "simple_lama_inpainting": "simple-lama-inpainting",
+             "groundingdino": "groundingdino-py"}  # fmt: skip
+"""Packages that are called otherwise than what is imported."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at."""
+
+    ok: bool | None
+    """None where it could not be seen from here."""
+    what: str
+    """What was looked at."""
+    detail: str
+    """What was found, and what to do where it is wrong."""
+
+    def line(self, width: int) -> str:
+        """For a person."""
+        mark = {True: "ok  ", False: "FAIL", None: "?   "}[self.ok]
+        return f"{mark}  {self.what:<{width}}  {self.detail}"
+
+
+def _ok(what: str, detail: str) -> Check:
+    return Check(ok=True, what=what, detail=detail)
+
+
+def _fail(what: str, detail: str) -> Check:
+    return Check(ok=False, what=what, detail=detail)
+
+
+def _unseen(what: str, detail: str) -> Check:
+    return Check(ok=None, what=what, detail=detail)
+
+
+@runtime_checkable
+class _Endpoint(Protocol):
+    """A backend behind a URL."""
+
+    base_url: str | None
+    api_key_env: str | None
+
+
+def doctor(
+    book: RecipeBook, placement: Placement, source: Source | None, output: str | None
+) -> tuple[str, bool]:
+    """A line per check, and whether nothing failed."""
+    checks = [
+        *_packages(book),
+        *_endpoints(book),
+        *_models_and_memory(book, placement),
+    ]
+    rows = None
+    if source is not None:
+        check, rows = _input(source)
+        checks.append(check)
+    if output is not None:
+        checks += _output(output, rows)
+    width = max((len(check.what) for check in checks), default=0)
+    failed = sum(check.ok is False for check in checks)
+    lines = [check.line(width) for check in checks]
+    lines.append(
+        f"{failed} of {len(checks)} checks failed" if failed else "nothing stands in the way"
+    )
+    return "\n".join(lines), not failed
+
+
+def _packages(book: RecipeBook) -> Iterator[Check]:
+    """Whether what the recipe's backends import is installed, in a version that was asked for."""
+    wanted: dict[str, list[str]] = {}
+    for stage, backend in backends_of(book):
+        for name in sorted(_imports(type(backend).__module__)):
+            wanted.setdefault(name, []).append(stage)
+    asked = _asked_versions()
+    for name, stages in wanted.items():
+        package = _PACKAGES.get(name, name)
+        users = ", ".join(dict.fromkeys(stages))
+        if find_spec(name) is None:
+            how = f"pip install '{asked.get(_canonical(package), Requirement(package))}'"
+            yield _fail(f"package {package}", f"not installed, {users} needs it; {how}")
+            continue
+        version = metadata.version(package)
+        requirement = asked.get(_canonical(package))
+        if requirement is not None and not requirement.specifier.contains(
+            version, prereleases=True
+        ):
+            yield _fail(f"package {package}", f"{version}; {requirement} is needed by {users}")
+        else:
+            yield _ok(f"package {package}", version)
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """Top-level names of other projects that a module of `stages` imports, sooner or later."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return frozenset()
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            if name.startswith("stages.backends"):
+                found |= _imports(name)
+            elif name.split(".")[0] not in _ALWAYS:
+                found.add(name.split(".")[0])
+    return frozenset(found)
+
+
+_OURS = {"stages", "schemas", "workers", "pipeline"}
+_PLAIN = {"numpy", "PIL", "cv2", "pydantic", "annotated_types", "pyarrow", "fsspec", "inflect"}
+_ALWAYS = frozenset(sys.stdlib_module_names) | _OURS | _PLAIN
+"""What every installation has: the standard library, ourselves, our plain dependencies."""
+
+
+@cache
+def _asked_versions() -> dict[str, Requirement]:
+    """What our own metadata asks of each package, in any extra."""
+    asked: dict[str, Requirement] = {}
+    for text in metadata.requires("nearmiss") or ():
+        requirement = Requirement(text)
+        if requirement.specifier:
+            requirement.marker, requirement.extras = None, set()
+            asked.setdefault(_canonical(requirement.name), requirement)
+    return asked
+
+
+def _canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _endpoints(book: RecipeBook) -> Iterator[Check]:
+    """Whether keys are there (they are not shown) and somebody answers at the URLs."""
+    seen = set()
+    for stage, backend in backends_of(book):
+        if not isinstance(backend, _Endpoint):
+            continue
+        key = (backend.base_url, backend.api_key_env)
+        if key in seen:
+            continue
+        seen.add(key)
+        if backend.api_key_env:
+            there = bool(os.environ.get(backend.api_key_env))
+            detail = "set" if there else f"not set; {stage} reads its key from it"
+            yield (_ok if there else _fail)(f"variable {backend.api_key_env}", detail)
+        yield _answers(stage, backend)
+
+
+def _answers(stage: str, backend: _Endpoint) -> Check:
+    base = backend.base_url or os.environ.get("OPENAI_BASE_URL")
+    key = os.environ.get(backend.api_key_env or "", "")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    what = f"endpoint of {stage}"
+    if base is None:
+        return _fail(
+            what, "none: --set STAGE.chat.base_url=http://HOST:8000/v1, or OPENAI_BASE_URL"
+        )
+    if not base.startswith(("http://", "https://")):
+        return _fail(what, f"{base} is no http(s) URL")
+    url = f"{base.rstrip('/')}/models"
+    try:
+        with urlopen(Request(url, headers=headers), timeout=10) as reply:  # noqa: S310  # checked
+            return _ok(what, f"{url}: status {reply.status}")
+    except HTTPError as error:
+        if error.code in (401, 403):
+            return _fail(what, f"{url}: status {error.code}; the key is refused")
+        # Not every server lists its models; that it answers is what was asked.
+        return _unseen(what, f"{url}: status {error.code}")
+    except (URLError, OSError) as error:
+        return _fail(what, f"{url}: no answer ({getattr(error, 'reason', error)})")
+
+
+def _models_and_memory(book: RecipeBook, placement: Placement) -> Iterator[Check]:
+    found = [find(needed) for needed in needed_models(book)]
+    for item in found:
+        checkpoint = item.needed.checkpoint
+        what = f"model {checkpoint}"
+        if item.path is None:
+            yield _fail(what, item.problem)
+            continue
+        pin = "" if item.needed.pinned else "; the revision is not pinned to a commit"
+        yield _ok(what, f"{size_text(item.size)} in {item.path}{pin}")
+    gpus = [group for group in placement.groups if group.device == "cuda"]
+    if gpus:
+        yield from _gpus(placement, gpus, sizes_by_stage(found))
+
+
+def _gpus(
+    placement: Placement, groups: Sequence[GroupPlacement], sizes: dict[str, int]
+) -> Iterator[Check]:
+    """Enough GPUs for the least actors, and enough memory on each for its share of models."""
+    num_cpus, num_gpus, where = _resources()
+    if num_gpus is None:
+        yield _unseen("GPUs", "neither torch nor nvidia-smi is here; ask on a worker")
+        return
+    try:
+        pool_sizes(placement.groups, num_cpus, num_gpus, 10**9 if num_gpus else 1)
+        yield _ok("GPUs", f"{num_gpus:g} {where}; the least that the placement asks fits")
+    except UsageError as error:
+        yield _fail("GPUs", f"{num_gpus:g} {where}; {error}")
+    memory = _gpu_memory()
+    if memory is None:
+        yield _unseen("GPU memory", "cannot be seen from here")
+        return
+    for index, group in enumerate(groups):
+        mine = sum(
+            size
+            for stage, size in sizes.items()
+            if group.stages == "rest" or stage.split(".")[-1] in group.stages
+        )
+        share = memory * min(group.num_gpus, 1)
+        fits = mine * HEADROOM <= share
+        yield (_ok if fits else _fail)(
+            f"memory of cuda group {index}",
+            f"{size_text(mine)} of weights on disk, {size_text(int(share))} of GPU memory an actor"
+            + ("" if fits else "; give it a larger share (num_gpus), or fewer stages"),
+        )
+
+
+def _resources() -> tuple[float, float | None, str]:
+    """CPUs and GPUs of the cluster that RAY_ADDRESS names, else of this machine."""
+    if os.environ.get("RAY_ADDRESS", "local") != "local":
+        import ray  # noqa: PLC0415  # only where there is a cluster
+
+        ours = not ray.is_initialized()
+        if ours:
+            ray.init(log_to_driver=False)
+        there = ray.cluster_resources()
+        if ours:
+            ray.shutdown()
+        return there.get("CPU", 0.0), there.get("GPU", 0.0), "in the cluster"
+    return float(os.cpu_count() or 1), _local_gpus(), "on this machine"
+
+
+def _local_gpus() -> float | None:
+    lines = _nvidia_smi("name")
+    if lines is not None:
+        return float(len(lines))
+    return 0.0 if find_spec("torch") is not None else None
+
+
+def _gpu_memory() -> int | None:
+    """Bytes of the smallest GPU of this machine."""
+    lines = _nvidia_smi("memory.total")
+    return min(int(line) * 2**20 for line in lines) if lines else None
+
+
+def _nvidia_smi(field: str) -> list[str] | None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return result.stdout.split("\n")[:-1] if result.returncode == 0 else None
+
+
+def _input(source: Source) -> tuple[Check, int | None]:
+    """Whether the rows can be read, and the first of them loaded."""
+    what = "input"
+    try:
+        count = sum(1 for _ in source.rows())
+        refs = list(islice(source.rows(), 8))
+    except UsageError as error:
+        return _fail(what, str(error)), None
+    outcomes = Loader().process(refs)
+    bad = [outcome for outcome in outcomes if not isinstance(outcome, Sequence)]
+    if refs and len(bad) == len(refs):
+        return _fail(what, f"none of the first {len(refs)} rows loads: {bad[0].detail}"), count
+    return _ok(what, f"{count:,} rows; {len(refs) - len(bad)} of the first {len(refs)} load"), count
+
+
+def _output(output: str, rows: int | None) -> Iterator[Check]:
+    folder = Folder.at(output)
+    try:
+        folder.write("write-test", b"")
+        folder.delete("write-test")
+        yield _ok("output", f"{folder.url} can be written")
+    except (OSError, ValueError) as error:
+        yield _fail("output", f"{folder.url} cannot be written: {error}")
+        return
+    if not folder.local:
+        yield _unseen("disk", "object storage: no limit can be seen from here")
+        return
+    free = shutil.disk_usage(folder.url).free
+    wanted = PAIR_BYTES * (rows or 0)
+    enough = free > max(wanted, 10**9)
+    yield (_ok if enough else _fail)(
+        "disk",
+        f"{size_text(free)} free" + (f", about {size_text(wanted)} wanted at most" if rows else ""),
+    )
