@@ -137,7 +137,7 @@ class BatchBuilder:
                 draws.append(drawn)
                 prompts = self._prompts(row, drawn, shown, pixels)
                 readings = self._readings(row, prompts, views, number * len(views))
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 raise UsageError(f"pair {row.pair_id} cannot be used: {error}") from error
             packed += pack(readings, share=self.share_prompts)
         return Batch(
@@ -257,9 +257,13 @@ def row_digest(row: Row) -> str:
 
 
 def decode(data: bytes) -> PIL.Image.Image:
-    """An image's pixels as RGB; OSError for one that is damaged."""
-    with PIL.Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
+    """An image's pixels as RGB; ValueError for one that is damaged."""
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        name = type(error).__name__
+        raise ValueError(f"its image of {len(data)} bytes cannot be decoded ({name})") from error
 
 
 def draw_crop(seed: int, size: tuple[int, int]) -> CropBox:

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.batches import BatchBuilder, decode
+from trainer.batches import Draws, decode
 from trainer.families import ANCHORS, Family
 from trainer.rows import Row
 from trainer.views import Answer, Images, View
 
 
-def plain_log_prob(model: Any, builder: BatchBuilder, row: Row, view: View, epoch: int) -> Tensor:
+def plain_log_prob(model: Any, family: Family, row: Row, view: View, draws: Draws) -> Tensor:
     """One cell, a scalar."""
-    family = builder.family
-    draws = builder((row,), epoch).draws[0]
     chosen, rejected = decode(row.chosen_image.bytes), decode(row.rejected_image.bytes)
     question = row.prompt
     match view.images:
