@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.demo.backgrounds import Background, paint_background
 from pipeline.demo.scenes import COLORS, SHAPES, _draw, scene
-from pipeline.demo.sentences import Thing
+from pipeline.demo.sentences import Thing, _plural
 from schemas.ids import row_seed
 from stages.base import Device
 from stages.canvas import Size
@@ -66,8 +66,8 @@ def plan(chosen: str, rejected: str, facts: Facts) -> dict[str, Any] | None:
             name = next(f.name for f in facts if f.shape == shape)
             words = {number: word for word, number in NUMBERS.items()}
             what = f"Add one more {name}." if new > old else f"Remove one {name}."
-            return _plan("existence", words[new], f"{words[old]} {name}", f"{words[new]} {name}",
-                         what, rejected)  # fmt: skip
+            before, after = (f"{words[n]} {_plural(name, n)}" for n in (old, new))
+            return _plan("existence", words[new], before, after, what, rejected)
     return None
 
 

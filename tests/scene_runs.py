@@ -6,6 +6,8 @@ the truth, pair by pair.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,21 +69,21 @@ class Trial:
     def run_dir(self) -> Path:
         return self.folder / "run"
 
-    def run(self) -> Trial:
-        """Make everything, run it, and read its rows."""
+    def run(self, url: str = "") -> Trial:
+        """Make everything, run it, and read its rows; `url` is of another endpoint than ours."""
         self.register.add_scenes(self.num, 0, SIDE)
         seeds = write_scenes(self.folder / "input", self.num, 0, SIDE)
         samples = fallible_samples(self.num, 0, self.samples_right)
         chat = SceneChat(self.register, self.num, lies=self.lies, samples=samples)
         with ChatServer(chat) as server:
             request = Request(
-                book=self._book(server.url),
+                book=self._book(url or server.url),
                 placement=Placement(name="test", groups=[GroupPlacement(micro_batch=16)]),
                 source=open_source(str(seeds)),
                 output=str(self.run_dir),
                 local=self.local,
             )
-            assert run(request) == 0
+            assert run(request) == 0, "the run did not complete"
         self.asked = chat.asked
         folder = Folder.at(str(self.run_dir))
         shards = range(len(folder.names("parts")))
@@ -159,3 +161,12 @@ class Trial:
     def seeds_with_a_right_edit(self) -> int:
         """Rows of which at least one edit was right."""
         return len({n["index"] for n in self.register.notes() if n.get("right")})
+
+
+if __name__ == "__main__":
+    # A run against another endpoint, with a key, in a process of its own.
+    logging.basicConfig(level=logging.DEBUG)
+    folder, address, variable = sys.argv[1:]
+    settings = [f"planner.chat.api_key_env={variable}", "planner.chat.concurrency=1"]
+    settings += ["planner.chat.cache=" + str(Path(folder) / "cache"), "shard_size=4"]
+    Trial(Path(folder), num=4, overrides=tuple(settings)).run(address)
