@@ -16,7 +16,9 @@ from typing import Any
 import ray.train
 import ray.train.torch
 
+from trainer.errors import CheckpointError, NonFiniteLossError, UsageError
 from trainer.loop import StepResult
+from trainer.run_folder import RunFolder
 from trainer.stop import Wish, Wished
 from trainer.train import Outcome, Request, train
 
@@ -51,29 +53,51 @@ class _Reports:
 def train_on_ray(request: Request, workers: int) -> Outcome:
     """Train on so many workers of the cluster, each with a GPU where the settings say so.
 
-    Raises what `train` raises, from a worker, when it has failed `MAX_FAILURES` times.
+    Raises RuntimeError with what a worker raised, at once where a new start would not help, else
+    when workers were lost more than `MAX_FAILURES` times.
     """
     gpu = request.settings.machine.device == "cuda"
+    _refusal(request).unlink(missing_ok=True)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={_REQUEST: request},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=ray.train.RunConfig(
-            name=request.out.name,
+            name="attempts",
             storage_path=str(request.out / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    metrics: dict[str, Any] = trainer.fit().metrics or {}
-    return Outcome(metrics["step"], metrics["num_steps"])
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        if _refusal(request).is_file():
+            raise RuntimeError(_refusal(request).read_text("utf-8")) from None
+        raise RuntimeError(f"the workers failed: {error}") from error
+    card = RunFolder(request.out).card()
+    assert card is not None, "workers that end well have written what they did"
+    return Outcome(card["num_steps"], card["num_steps"])
 
 
 def _worker(config: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO if _rank() == 0 else logging.WARNING)
     request: Request = config[_REQUEST]
-    outcome = train(request, _Reports(request.settings.keep.log_every), _preempted())
-    ray.train.report({"step": outcome.step, "num_steps": outcome.num_steps})
+    refusal = _refusal(request)
+    if refusal.is_file():
+        raise UsageError(refusal.read_text("utf-8"))
+    try:
+        train(request, _Reports(request.settings.keep.log_every), _preempted())
+    except (UsageError, NonFiniteLossError, CheckpointError) as error:
+        # Ray would start everything again, to the same end; so the next start ends at once.
+        refusal.parent.mkdir(parents=True, exist_ok=True)
+        refusal.write_text(f"{type(error).__name__}: {error}", "utf-8")
+        raise
+
+
+def _refusal(request: Request) -> Path:
+    """File that says why another start is of no use."""
+    return request.out / "ray" / "refused.txt"
 
 
 def _rank() -> int:
