@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pipeline.errors import UsageError
 from pipeline.models import backends_of, find, needed_models, size_text, sizes_by_stage
 from pipeline.placement import GroupPlacement, Placement, pool_sizes
 from pipeline.recipes.build import RecipeBook
+from pipeline.resources import gpu_memory, resources
 from pipeline.sources import Source
 from schemas.files import Folder
 from stages.loader import Loader
@@ -233,16 +233,17 @@ def _gpus(
     placement: Placement, groups: Sequence[GroupPlacement], sizes: dict[str, int]
 ) -> Iterator[Check]:
     """Enough GPUs for the least actors, and enough memory on each for its share of models."""
-    num_cpus, num_gpus, where = _resources()
+    there = resources()
+    num_gpus, where = there.num_gpus, there.where
     if num_gpus is None:
         yield _unseen("GPUs", "neither torch nor nvidia-smi is here; ask on a worker")
         return
     try:
-        pool_sizes(placement.groups, num_cpus, num_gpus, 10**9 if num_gpus else 1)
+        pool_sizes(placement.groups, there.num_cpus, num_gpus, 10**9 if num_gpus else 1)
         yield _ok("GPUs", f"{num_gpus:g} {where}; the least that the placement asks fits")
     except UsageError as error:
         yield _fail("GPUs", f"{num_gpus:g} {where}; {error}")
-    memory = _gpu_memory()
+    memory = gpu_memory()
     if memory is None:
         yield _unseen("GPU memory", "cannot be seen from here")
         return
@@ -259,43 +260,6 @@ def _gpus(
             f"{size_text(mine)} of weights on disk, {size_text(int(share))} of GPU memory an actor"
             + ("" if fits else "; give it a larger share (num_gpus), or fewer stages"),
         )
-
-
-def _resources() -> tuple[float, float | None, str]:
-    """CPUs and GPUs of the cluster that RAY_ADDRESS names, else of this machine."""
-    if os.environ.get("RAY_ADDRESS", "local") != "local":
-        import ray  # noqa: PLC0415  # only where there is a cluster
-
-        ours = not ray.is_initialized()
-        if ours:
-            ray.init(log_to_driver=False)
-        there = ray.cluster_resources()
-        if ours:
-            ray.shutdown()
-        return there.get("CPU", 0.0), there.get("GPU", 0.0), "in the cluster"
-    return float(os.cpu_count() or 1), _local_gpus(), "on this machine"
-
-
-def _local_gpus() -> float | None:
-    lines = _nvidia_smi("name")
-    if lines is not None:
-        return float(len(lines))
-    return 0.0 if find_spec("torch") is not None else None
-
-
-def _gpu_memory() -> int | None:
-    """Bytes of the smallest GPU of this machine."""
-    lines = _nvidia_smi("memory.total")
-    return min(int(line) * 2**20 for line in lines) if lines else None
-
-
-def _nvidia_smi(field: str) -> list[str] | None:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, f"--query-gpu={field}", "--format=csv,noheader,nounits"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return result.stdout.split("\n")[:-1] if result.returncode == 0 else None
 
 
 def _input(source: Source) -> tuple[Check, int | None]:

@@ -15,6 +15,10 @@ from pipeline.recipes.build import RecipeBook, describe
 from pipeline.yaml_file import read_yaml
 from workers.chain import Chain
 
+WASTE = 0.9
+"""Least share of a GPU that actors of one fraction must fill together: Ray places none across two,
+so sums of other fractions promise actors that never start."""
+
 
 class GroupPlacement(BaseModel):
     """The stages that share one kind of actor, and how many of these actors there are."""
@@ -49,6 +53,14 @@ class GroupPlacement(BaseModel):
                 f"device {self.device} with num_gpus {self.num_gpus:g}: a cuda group needs GPUs, "
                 "a cpu group must not take any"
             )
+        whole = self.num_gpus == int(self.num_gpus)
+        if not whole and (
+            self.num_gpus > 1 or int(1 / self.num_gpus + 1e-9) * self.num_gpus < WASTE
+        ):
+            raise ValueError(
+                f"num_gpus {self.num_gpus:g} does not tile a GPU: give a whole number, or a "
+                "fraction of which several fill one (0.5, 0.33, 0.25)"
+            )
         if self.max_actors is not None and self.max_actors < self.min_actors:
             raise ValueError(
                 f"max_actors {self.max_actors} is less than min_actors {self.min_actors}"
@@ -71,6 +83,19 @@ class Placement(BaseModel):
     """A stage in which more than this share of the records raise or crash stops the run."""
     min_errors: Annotated[int, Ge(1)] = 10
     """... once it had at least this many errors."""
+    stall_limit_s: Annotated[float, Gt(0)] = 1800.0
+    """A run in which nothing is counted for so long ends, and can be resumed. The slowest opening
+    of a group's models and the slowest micro-batch must be shorter."""
+
+    @model_validator(mode="after")
+    def _stalls_after_its_calls(self) -> Placement:
+        longest = max(group.time_limit_s for group in self.groups)
+        if self.stall_limit_s <= longest:
+            raise ValueError(
+                f"stall_limit_s {self.stall_limit_s:g} must be more than every time_limit_s (a "
+                f"group has {longest:g})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _each_stage_once(self) -> Placement:
@@ -138,19 +163,10 @@ def pool_sizes(
     the least fits.
     """
     sizes = [group.min_actors for group in groups]
-
-    def used(resource: str) -> float:
-        return sum(
-            size * float(getattr(g, resource)) for size, g in zip(sizes, groups, strict=True)
-        )
-
-    def too_many() -> bool:
-        # A hair of room for sums of fractions such as 0.1.
-        return used("num_cpus") > num_cpus + 1e-9 or used("num_gpus") > num_gpus + 1e-9
-
-    if too_many():
+    if not fits(groups, sizes, num_cpus, num_gpus):
+        cpus, gpus = _used(groups, sizes)
         raise UsageError(
-            f"the placement needs at least {used('num_cpus'):g} CPUs, {used('num_gpus'):g} GPUs, "
+            f"the placement needs at least {cpus:g} CPUs, {gpus:g} GPUs, "
             f"the cluster has {num_cpus:g} and {num_gpus:g}; lower min_actors or use another one"
         )
     grown = True
@@ -160,11 +176,29 @@ def pool_sizes(
             if sizes[i] >= min(group.max_actors or most, most):
                 continue
             sizes[i] += 1
-            if too_many():
+            if not fits(groups, sizes, num_cpus, num_gpus):
                 sizes[i] -= 1
             else:
                 grown = True
     return sizes
+
+
+def fits(
+    groups: Sequence[GroupPlacement], sizes: Sequence[int], num_cpus: float, num_gpus: float
+) -> bool:
+    """Whether pools of these sizes fit into so many CPUs and GPUs all at once."""
+    cpus, gpus = _used(groups, sizes)
+    # A hair of room for sums of fractions such as 0.1.
+    return cpus <= num_cpus + 1e-9 and gpus <= num_gpus + 1e-9
+
+
+def _used(groups: Sequence[GroupPlacement], sizes: Sequence[int]) -> tuple[float, float]:
+    """CPUs and GPUs that pools of these sizes take."""
+    pools = list(zip(groups, sizes, strict=True))
+    return (
+        sum(size * group.num_cpus for group, size in pools),
+        sum(size * group.num_gpus for group, size in pools),
+    )
 
 
 def unknown_stages(book: RecipeBook, placement: Placement) -> Sequence[str]:

@@ -1,14 +1,15 @@
-"""`plan`: what a run would do, before anything is paid for. Takes no device, starts no Ray."""
+"""`plan`: what a run would do, before anything is paid for. Takes no device, starts no cluster."""
 
 from __future__ import annotations
 
 from itertools import islice
 
-from pipeline.engines import make_groups
-from pipeline.placement import Placement
+from pipeline.placement import Placement, pool_sizes
 from pipeline.recipes.build import RecipeBook
+from pipeline.resources import in_cluster, resources
 from pipeline.run import make_chains
 from pipeline.sources import Source
+from pipeline.work import make_groups
 
 
 def plan(book: RecipeBook, placement: Placement, source: Source, limit: int | None) -> str:
@@ -43,4 +44,18 @@ def plan(book: RecipeBook, placement: Placement, source: Source, limit: int | No
             f"each {spec.num_cpus:g} CPU, {spec.num_gpus:g} GPU ({spec.device}), "
             f"{spec.micro_batch} seeds a micro-batch, {spec.time_limit_s:g} s limit a call"
         )
+    lines.append(_against_the_cluster(placement, shards))
     return "\n".join(lines)
+
+
+def _against_the_cluster(placement: Placement, shards: int) -> str:
+    """Actors of every group in the cluster that RAY_ADDRESS names; UsageError if none fit."""
+    if not in_cluster():
+        return "  not held against a cluster: RAY_ADDRESS names none"
+    there = resources()
+    gpus = there.num_gpus or 0.0
+    found = f"{there.num_cpus:g} CPUs and {gpus:g} GPUs"
+    if placement.autoscale:
+        return f"  the cluster has {found} now, and may grow"
+    sizes = pool_sizes(placement.groups, there.num_cpus, gpus, max(shards, 1))
+    return f"  the cluster has {found}: {', '.join(map(str, sizes))} actors"

@@ -19,6 +19,7 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env import packaging as ray_packaging
 
 from pipeline.__main__ import _parser
+from pipeline.errors import UsageError
 from pipeline.placement import Placement, load_placement, pool_sizes, split
 from pipeline.recipes.build import load_recipe, shipped_recipes
 from pipeline.run import make_chains
@@ -46,14 +47,40 @@ def here(path: str) -> Path:
     return ROOT / path.removeprefix("/app/")
 
 
-@pytest.mark.parametrize("path", PLACEMENTS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("recipe", shipped_recipes())
-def test_every_placement_fits_every_recipe(path, recipe):
+EDITORS = ["edit", "mvc", "retrieval", "synthesis"]
+GPU_RECIPES = {"gpu-1": ["removal"], "gpu-8": ["removal"], "gpu-64": ["removal"],
+               "gpu-8-editors": EDITORS}  # fmt: skip
+MACHINES = {"gpu-1": (8, 1), "gpu-8": (64, 8), "gpu-64": (512, 64), "gpu-8-editors": (64, 8)}
+"""CPUs and GPUs that the placements say they are for."""
+
+
+def test_every_gpu_placement_says_for_what():
+    assert set(GPU_RECIPES) == {p.stem for p in PLACEMENTS if p.stem.startswith("gpu")}
+
+
+@pytest.mark.parametrize(
+    ("path", "recipe"),
+    [(p, r) for p in PLACEMENTS for r in GPU_RECIPES.get(p.stem, shipped_recipes())],
+    ids=lambda x: x.stem if isinstance(x, Path) else x,
+)
+def test_every_placement_fits_its_recipes(path, recipe):
     placement = load_placement(str(path))
     assert placement.name == path.stem
     for chain in make_chains(load_recipe(recipe), 0):
         parts = split(chain, placement)
         assert tuple(link for part in parts for link in part.links) == chain.links
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_gpu_placements_use_all_gpus_and_start_with_fewer(name):
+    groups = load_placement(str(DEPLOY / "placements" / f"{name}.yaml")).groups
+    cpus, gpus = MACHINES[name]
+    sizes = pool_sizes(groups, cpus, gpus, 10_000)
+    assert sum(n * g.num_gpus for n, g in zip(sizes, groups, strict=True)) == gpus
+    with pytest.raises(UsageError, match="GPUs"):
+        pool_sizes(groups, cpus, 0, 10_000)
+    if gpus > 1:  # a machine that lost half its GPUs still starts
+        pool_sizes(groups, cpus, gpus / 2, 10_000)
 
 
 def test_the_laptop_placement_is_the_default():

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +18,10 @@ from pipeline.placement import (
     split,
     unknown_stages,
 )
+from pipeline.plan import plan
 from pipeline.recipes.build import load_recipe
 from pipeline.run import make_chains
+from pipeline.sources import open_source
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,6 +100,8 @@ def load(folder, content):
         ({"groups": []}, ["groups", "at least 1 item"]),
         ({"groups": [{"device": "cuda"}]}, ["device cuda with num_gpus 0", "needs GPUs"]),
         ({"groups": [{"num_gpus": 1}]}, ["device cpu with num_gpus 1", "must not take any"]),
+        ({"groups": [{"device": "cuda", "num_gpus": 0.6}]}, ["num_gpus 0.6", "does not tile"]),
+        ({"groups": [{"device": "cuda", "num_gpus": 1.5}]}, ["num_gpus 1.5", "whole number"]),
         ({"groups": [{"device": "tpu"}]}, ["groups.0.device", "'tpu'"]),
         ({"groups": [{"min_actors": 0}]}, ["groups.0.min_actors", "greater than or equal to 1"]),
         (
@@ -134,15 +139,23 @@ def test_a_placement_file_that_is_not_there(tmp_path):
         load_placement(str(tmp_path / "none.yaml"))
 
 
-def test_the_shipped_placements_run_every_recipe():
-    files = sorted((ROOT / "deploy" / "placements").glob("*.yaml"))
-    assert files
-    for file in files:
-        placement = load_placement(str(file))
-        assert placement.name == file.stem
-        for recipe in make_chains(load_recipe("demo"), 0):
-            parts = split(recipe, placement)
-            assert [link for part in parts for link in part.links] == list(recipe.links)
+@pytest.mark.ray
+def test_plan_holds_a_placement_against_the_cluster(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text('{"image": "a.jpg", "chosen": "A dog."}\n' * 40)
+    book = load_recipe("removal", ["shard_size=1"])
+    source = open_source(str(tmp_path / "rows.jsonl"), {"id": ""})
+    placement = load_placement(str(ROOT / "deploy" / "placements" / "gpu-8.yaml"))
+    assert "RAY_ADDRESS names none" in plan(book, placement, source, None)
+    ray.init(address="local", num_cpus=64, num_gpus=8, object_store_memory=100 * 2**20,
+             include_dashboard=False, log_to_driver=False)  # fmt: skip
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        assert "64 CPUs and 8 GPUs: 12, 16, 12 actors" in plan(book, placement, source, None)
+        larger = load_placement(str(ROOT / "deploy" / "placements" / "gpu-64.yaml"))
+        with pytest.raises(UsageError, match=r"needs at least .* 16 GPUs, the cluster has 64 and 8"):
+            plan(book, larger, source, None)
+    finally:
+        ray.shutdown()
 
 
 def test_the_default_placement_is_the_laptops():
