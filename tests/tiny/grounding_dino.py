@@ -17,7 +17,11 @@ from transformers import (
 )
 
 MAX_TEXT_LEN = 32
-WORDS = ("dog", "cat", "red", "panda", "frisbee", "man", "person", "bus", "the", "a")
+WORDS = (
+    *("dog", "cat", "red", "panda", "frisbee", "man", "person", "bus", "the", "a"),
+    *("blue", "green", "yellow", "orange", "purple", "white", "black", "pink", "brown", "gray"),
+    *("circle", "square", "triangle", "star", "ring", "cross", "heart", "diamond"),
+)
 
 
 def vocabulary() -> dict[str, int]:
