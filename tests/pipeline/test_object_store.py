@@ -123,3 +123,27 @@ def test_a_bucket_that_is_not_there(environment, tmp_path: Path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "s3://nowhere/run: cannot be written" in done.stderr
+
+
+CACHE = """
+from schemas.files import Folder
+from stages.backends.chat_cache import CompletionCache
+from stages.backends.chat_replies import Completion
+
+folder = Folder.at("s3://bucket/replies")
+cache, reply = CompletionCache(folder), Completion("yes \\u00e9", None, False, 10, 2)
+assert cache.get("abc") is None
+cache.put("abc", reply)
+assert cache.get("abc") == reply
+folder.write("ab/abc.json", b"half a re")
+assert cache.get("abc") is None
+cache.put("abc", reply)
+assert CompletionCache(folder).get("abc") == reply
+"""
+
+
+def test_chat_replies_are_cached_in_a_bucket(environment):
+    done = subprocess.run(
+        [sys.executable, "-c", CACHE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
