@@ -47,17 +47,26 @@ class _Places(Sampler[MicroBatch]):
 
 
 def steps(
-    rows: Rows, build: Build, order: Order, *, start: int, stop: int, workers: int
+    rows: Rows,
+    build: Build,
+    order: Order,
+    *,
+    start: int,
+    stop: int,
+    workers: int,
+    pin: bool,
 ) -> Iterator[tuple[int, Iterator[tuple[MicroBatch, Any]]]]:
     """The steps from `start` on, each with its micro-batches on this process.
 
-    Take all of a step before the next one. What `build` raises is raised here.
+    Take all of a step before the next one. What `build` raises is raised here. `pin` puts pixels
+    where a GPU can fetch them while it computes.
     """
     loader = DataLoader(
         _Prepared(rows, build),
         batch_size=None,
         sampler=_Places(order, start, stop),
         num_workers=workers,
+        pin_memory=pin,
         prefetch_factor=2 if workers else None,
     )
     flow = _checked(iter(loader))

@@ -102,7 +102,7 @@ class Record:
 
     def finish(self, model: str, revision: str | None) -> None:
         """Write the result: `final/` with the weights, loadable as they are."""
-        weights = gather_weights(self.learner.model)
+        weights = gather_weights(self.learner.model, keep=self.processes.first)
         self._on_first(lambda: self._write_final(weights, model, revision))
 
     def _write_line(self, done: int) -> None:
@@ -117,8 +117,10 @@ class Record:
             self._file.write(done, values)
 
     def _save(self, done: int) -> None:
-        weights = gather_weights(self.learner.model)
-        optimizer = gather_optimizer(self.learner.model, self.learner.optimizer)
+        weights = gather_weights(self.learner.model, keep=self.processes.first)
+        optimizer = gather_optimizer(
+            self.learner.model, self.learner.optimizer, keep=self.processes.first
+        )
         position = replace(self.position, step=done, sums=dict(self._window.sums))
 
         def content(folder: Path) -> None:

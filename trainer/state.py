@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -27,24 +28,31 @@ def is_adapter(learner: nn.Module) -> bool:
     return hasattr(learner, "peft_config")
 
 
-def gather_weights(learner: nn.Module) -> dict[str, Tensor]:
-    """What learns, or the whole model where it is no adapter, on the CPU; all processes call it."""
+def gather_weights(learner: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """What learns, or the whole model where it is no adapter, on the CPU.
+
+    All processes call it, for the parts that each holds; those that do not `keep` get nothing, as
+    a machine has not the memory for a copy a process.
+    """
     only_learning = is_adapter(learner)
-    wanted = {n for n, p in learner.named_parameters() if p.requires_grad or not only_learning}
-    state = learner.state_dict(keep_vars=True)
+    learns = {name for name, p in learner.named_parameters() if p.requires_grad}
     return {
-        name: _whole(tensor)
-        for name, tensor in state.items()
-        if name in wanted or not only_learning
+        name: whole
+        for name, tensor in learner.state_dict(keep_vars=True).items()
+        if name in learns or not only_learning
+        if (whole := _whole(tensor, keep=keep)) is not None
     }
 
 
-def gather_optimizer(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every state tensor as `name:key`, on the CPU; all processes call it."""
+def gather_optimizer(
+    learner: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool
+) -> dict[str, Tensor]:
+    """Every state tensor as `name:key`, on the CPU; called and kept as `gather_weights`."""
     return {
-        f"{name}:{key}": _whole(value)
+        f"{name}:{key}": whole
         for name, parameter in learner.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
+        if (whole := _whole(value, keep=keep)) is not None
     }
 
 
@@ -80,28 +88,26 @@ def load_adapter(folder: Path, learner: Any) -> None:
 
 def load_optimizer(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put the saved state into an optimizer that has made no step yet; all processes call it."""
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in load_file(folder / OPTIMIZER).items():
-        parameter, _, key = name.rpartition(":")
-        by_name.setdefault(parameter, {})[key] = tensor
     learning = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    if foreign := sorted(set(by_name) - set(learning)):
-        raise CheckpointError(
-            f"{folder / OPTIMIZER} has state for {foreign[0]}, which does not learn here; "
-            "was it made with other settings?"
-        )
-    for name, state in by_name.items():
-        parameter = learning[name]
-        optimizer.state[parameter] = {
+    # One tensor at a time: every process reads the file, and it is twice the model.
+    with safe_open(folder / OPTIMIZER, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  no mapping
+            owner, _, key = name.rpartition(":")
+            if owner not in learning:
+                raise CheckpointError(
+                    f"{folder / OPTIMIZER} has state for {owner}, which does not learn here; "
+                    "was it made with other settings?"
+                )
+            parameter, tensor = learning[owner], file.get_tensor(name)
             # AdamW counts its steps in a tensor without axes, which stays on the CPU.
-            key: _alike(tensor, parameter) if tensor.ndim else tensor
-            for key, tensor in state.items()
-        }
+            placed = _alike(tensor, parameter) if tensor.ndim else tensor
+            optimizer.state.setdefault(parameter, {})[key] = placed
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().cpu()
+def _whole(tensor: Tensor, *, keep: bool) -> Tensor | None:
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.detach().cpu() if keep else None
 
 
 def _alike(tensor: Tensor, parameter: Tensor) -> Tensor:

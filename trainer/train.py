@@ -121,6 +121,7 @@ class _Attempt:
             start=position.step,
             stop=self.num_steps,
             workers=settings.machine.loader_workers,
+            pin=self.processes.device.type == "cuda",
         )
         record = Record(self.folder, settings.keep, self.processes, learner, position, self.monitor)
         with record:

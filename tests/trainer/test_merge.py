@@ -31,7 +31,7 @@ def scrambled_adapter(folder, base):
     for parameter in learner.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-    save_weights(folder / "final", learner, gather_weights(learner))
+    save_weights(folder / "final", learner, gather_weights(learner, keep=True))
     return learner
 
 
@@ -66,7 +66,7 @@ def test_a_whole_model_is_written_as_it_is(tmp_path):
     base = save_vlm(tmp_path / "base", "qwen3-vl")
     model = AutoModelForImageTextToText.from_pretrained(base)
     learner = make_learn(model, Full(name="full"), 0)
-    save_weights(tmp_path / "run" / "final", learner, gather_weights(learner))
+    save_weights(tmp_path / "run" / "final", learner, gather_weights(learner, keep=True))
     assert base_of(trained_weights(tmp_path / "run")) is None
     out = merge(tmp_path / "run", tmp_path / "merged")
     again = AutoModelForImageTextToText.from_pretrained(out)
