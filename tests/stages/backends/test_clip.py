@@ -1,4 +1,6 @@
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +94,23 @@ def test_the_whole_view_sees_what_the_crop_cuts_off(clip_folder):
         values[view] = float(one @ other)
     assert values["crop"] == pytest.approx(1, abs=1e-6)
     assert values["whole"] < 0.999
+
+
+@pytest.mark.parametrize("view", ["crop", "whole"])
+def test_the_old_form_of_openais_settings_is_read(clip_folder, tmp_path, view):
+    """Sizes as bare numbers, no rescaling named: so the 336 px checkpoint has them."""
+    folder = shutil.copytree(clip_folder, tmp_path / "old")
+    file = folder / "preprocessor_config.json"
+    new = json.loads(file.read_text())
+    kept = ("do_center_crop", "do_normalize", "do_resize", "image_mean", "image_std", "resample")
+    old = {key: new[key] for key in kept} | {"size": 32, "crop_size": 32}
+    file.write_text(json.dumps({**old, "feature_extractor_type": "CLIPFeatureExtractor"}))
+    rows = []
+    for where in (clip_folder, folder):
+        backend = Clip(model=str(where), view=view)
+        backend.open(Device())
+        rows.append(backend.embed_images(PICTURES))
+    np.testing.assert_array_equal(*rows)
 
 
 def test_half_precision_gives_nearly_the_same_unit_rows(clip):
