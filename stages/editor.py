@@ -91,7 +91,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
     """How far a corner may have moved, as a share of the diagonal, to be put back."""
     visible_delta: Annotated[float, Gt(0), Le(100)] = 10.0
     """CIE76 colour difference, after a blur, from which a place counts as changed."""
-    min_change: Annotated[float, Ge(0), Le(1)] = 0.0005
+    min_change: Annotated[float, Gt(0), Le(1)] = 0.0005
     """Smallest share of the picture that must have changed (in the region, where there is one)."""
     max_change: Annotated[float, Ge(0), Le(0.5)] = 0.5
     """Largest share of the picture that may have changed; at most half, or nothing could be told

@@ -15,6 +15,16 @@ from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from safetensors.torch import load_file, save_file
 
+from schemas.drafts import (
+    AnswerPair,
+    Described,
+    Hallucination,
+    Judged,
+    PlannedEdit,
+    Sampled,
+    SampledAnswer,
+)
+from schemas.records import Contrast, Drop, Kind, Reason, Seed, Span
 from stages.backends.diffusion_settings import FewSteps, FirstBlock, TaylorSeer
 from stages.backends.flux import Flux
 from stages.backends.flux_kontext import FluxKontext
@@ -24,6 +34,9 @@ from stages.backends.z_image import ZImage
 from stages.base import Device
 from stages.canvas import Size
 from stages.checkpoints import CheckpointError
+from stages.editor import Editor
+from stages.pixels import decode, encode_jpeg
+from stages.synthesizer import Synthesizer
 from tests.tiny import diffusion as tiny
 
 CPU = Device("cpu", "float32")
@@ -52,6 +65,15 @@ def checkpoints(tmp_path_factory):
         return str(folder if folder.exists() else makers[name](folder))
 
     return made
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads wait for each other longer than these models compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -390,16 +412,21 @@ def test_step_caches_save_passes_and_forget_between_calls(name, step_cache, chec
     assert isinstance(step_cache, TaylorSeer) or num_calls < all_calls
 
 
-def test_compiled_blocks_make_the_same_pictures(checkpoints, monkeypatch):
+@pytest.mark.parametrize("name", ["flux", "edit"])
+def test_compiled_blocks_make_the_same_pictures(name, checkpoints, monkeypatch):
     compiled = torch.compile
     # Captured whole, as on a GPU, but without generating code, which takes a minute.
     monkeypatch.setattr(torch, "compile", lambda *a, **k: compiled(*a, **k, backend="eager"))
     results = []
     for device in (CPU, Device("cpu", "float32", compile=True)):
-        with opened(painter("flux", checkpoints), device) as backend, exact(backend) as found:
-            backend.synthesize(TEXTS[:1], [1], SQUARE)
-            results += found
-    assert far(*results) < TOLERANCE
+        backend = (editor if name in EDITORS else painter)(name, checkpoints)
+        with opened(backend, device), exact(backend) as found:
+            if name == "flux":
+                backend.synthesize(TEXTS[:1], [1], SQUARE)
+            else:  # of several sizes, lengths and numbers of rows
+                backend.edit(IMAGES[1:], TEXTS[1:], [[6, 7], [8]])
+            results.append(found)
+    assert max(far(a, b) for a, b in zip(*results, strict=True)) < TOLERANCE
     torch.compiler.reset()
 
 
@@ -500,3 +527,58 @@ def test_only_the_parts_of_a_pipeline_are_fetched(checkpoints):
     assert all(any(fnmatch(file, p) for p in pipeline.patterns) for file in fetched)
     assert not any(fnmatch("flux1-dev.safetensors", p) for p in pipeline.patterns)
     assert (lora.patterns, lora.revision) == (("few-steps.safetensors",), "v2")
+
+
+# Through the stages.
+
+
+def seed_of(pixels, text):
+    height, width = pixels.shape[:2]
+    image = encode_jpeg(pixels)
+    return Seed("s", 1, image, width, height, "What?", "A red cat.", text, (), "t:1", None)
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_an_editor_of_random_weights_paints_anew_and_is_found_out(name, checkpoints):
+    plan = PlannedEdit(
+        seed_of(picture(0, Size(90, 70)), "A dog."),
+        Hallucination.EXISTENCE,
+        (Span(2, 5),),
+        Contrast(Kind.OBJECT, "red cat", "dog", "make the cat a dog"),
+        "A dog.",
+        (),
+    )
+    with opened(editor(name, checkpoints)) as backend:
+        (drop,) = Editor(backend, attempts=2, candidates=2).process([plan])
+        assert drop.reason is Reason.DRIFTED
+        assert drop.detail.endswith("(the last of 4 edits)")
+        loose = {"max_tint": 255.0, "max_change": 0.5, "min_similarity": -1.0}
+        outcomes = Editor(backend, visible_delta=75.0, **loose).process([plan, plan])
+        assert outcomes[0] == outcomes[1]
+        assert not isinstance(outcomes[0], Drop), outcomes[0]
+        ((candidate,), _) = outcomes
+        assert decode(candidate.chosen_image).shape == decode(candidate.rejected_image).shape
+        long = replace(plan, contrast=replace(plan.contrast, instruction="x" * 600))
+        (drop,) = Editor(backend).process([long])
+        assert drop.reason is Reason.TEXT_TOO_LONG
+        assert "the editor reads 512" in drop.detail
+
+
+@pytest.mark.parametrize("name", PAINTERS)
+def test_a_painter_makes_candidates(name, checkpoints):
+    seed = seed_of(picture(0, Size(96, 80)), "A dog.")
+    judged = Judged(Sampled(seed, (SampledAnswer("A dog.", 1),), 1), (2,))
+    record = Described(
+        AnswerPair(judged, "A red cat.", None, "A dog.", 2),
+        "a dog on grass",
+        Contrast(Kind.SCENE, "picture", "a dog", "a dog on grass"),
+    )
+    with opened(painter(name, checkpoints)) as backend:
+        stage = Synthesizer(backend, side=64, pictures=2)
+        ((first, second),) = stage.process([record])
+        assert first.rejected_image != second.rejected_image
+        assert first.params["painted"] == "80x64"
+        for candidate in (first, second):
+            assert decode(candidate.chosen_image).shape == (64, 80, 3)
+            assert decode(candidate.rejected_image).shape == (64, 80, 3)
+        assert stage.process([record, record])[1] == [first, second]
