@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from pipeline.card import write_card
 from pipeline.counts import TROUBLE, used
-from pipeline.engines import Work, run_shards
+from pipeline.engines import run_shards
 from pipeline.errors import UsageError
 from pipeline.lease import Lease
 from pipeline.ledger import (
@@ -43,6 +43,7 @@ from pipeline.report import write_report
 from pipeline.sources import Source, write_manifest
 from pipeline.status import report_facts
 from pipeline.version import code_version
+from pipeline.work import Work
 from schemas.files import Folder
 from schemas.outcomes import Origin
 from schemas.records import SCHEMA_VERSION, Step

@@ -19,6 +19,7 @@ from schemas.outcomes import Origin, Outcome, seed_of
 from schemas.records import Drop, Reason
 from stages.base import Device, GroupStage, Metered, ServiceDown, Stage
 from workers.counters import Counters
+from workers.failure import OpenError
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +66,11 @@ class ChainRunner:
     """Largest batch that fitted into memory, per stage that once ran out of it."""
 
     def open(self, device: Device) -> None:
-        """Open every stage on the device; the ones already open are closed if one fails."""
+        """Open every stage on the device; if one fails, close those open and raise OpenError."""
         try:
             for link in self.chain.links:
                 if isinstance(link.stage, Stage):
-                    link.stage.open(device)
+                    _open(link.name, link.stage, device)
         except BaseException:
             self.close()
             raise
@@ -186,6 +187,13 @@ class ChainRunner:
         for result in results:
             _check(link, result, stage.produces)
         return list(zip(group, results, strict=True))
+
+
+def _open(name: str, stage: Stage[Any, Any], device: Device) -> None:
+    try:
+        stage.open(device)
+    except Exception as error:
+        raise OpenError(name) from error
 
 
 def _usage(stage: AnyStage) -> dict[str, float]:

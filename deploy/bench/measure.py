@@ -23,8 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
 
-from pipeline.engines import Work, run_shards
+from pipeline.engines import run_shards
 from pipeline.version import code_version
+from pipeline.work import Work
 from workers.counters import Counters
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines import Work, run_shards, start_ray
+from pipeline.engines import run_shards
 from pipeline.errors import UsageError
 from pipeline.matching.neighbours import (
     NONE,
@@ -29,7 +29,9 @@ from pipeline.matching.neighbours import (
     nearest,
 )
 from pipeline.placement import Placement
+from pipeline.ray_engine import start_ray
 from pipeline.recipes.matching import Matching
+from pipeline.work import Work
 from schemas.files import Folder
 from schemas.ids import content_id
 from schemas.manifest import read_seeds, write_seeds

@@ -67,6 +67,6 @@ def differing_words(one: str, other: str) -> tuple[frozenset[str], frozenset[str
 
 
 def _opcodes(a: Sequence[Token], b: Sequence[Token]) -> list[tuple[str, int, int, int, int]]:
+    first, second = [token.text for token in a], [token.text for token in b]
     # autojunk would take frequent words of long texts for noise.
-    texts = ([token.text for token in tokens] for tokens in (a, b))
-    return SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
+    return list(SequenceMatcher(None, first, second, autojunk=False).get_opcodes())
