@@ -152,7 +152,7 @@ def test_plan_holds_a_placement_against_the_cluster(tmp_path, monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", "auto")
         assert "64 CPUs and 8 GPUs: 12, 16, 12 actors" in plan(book, placement, source, None)
         larger = load_placement(str(ROOT / "deploy" / "placements" / "gpu-64.yaml"))
-        with pytest.raises(UsageError, match=r"needs at least .* 16 GPUs, the cluster has 64 and 8"):
+        with pytest.raises(UsageError, match=r"needs at least .* 16 GPUs, .* has 64 and 8"):
             plan(book, larger, source, None)
     finally:
         ray.shutdown()
