@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from schemas.geometry import Box
@@ -64,6 +64,9 @@ class GroundingDino:
     """Least chance of the likeliest token of a tag, which is the score of its box."""
     text_threshold: Annotated[float, Ge(0), Le(1)] = 0.2
     """Least mean chance of a tag's tokens: a box that is likely for "red" alone is no red panda."""
+    synonym_share: Annotated[float, Gt(0), Le(1)] = 0.8
+    """A box gets every tag whose score is at least this share of its best tag's: "man" beside
+    "person", so that the stage can keep the answer's word. 1 leaves each box one tag."""
     side_step: Annotated[int, Ge(1), Le(128)] = 1
     """The sides to which a picture is resized are rounded to multiples of this. Only pictures of
     the same resized size share a pass: with 32 there are tens of sizes instead of hundreds, at the
@@ -238,7 +241,7 @@ class GroundingDino:
         width: int,
         height: int,
     ) -> Detections:
-        """Of every query the likeliest of the tags that pass the thresholds."""
+        """Of every query the likeliest tag that passes both thresholds, and its near equals."""
         edges = [edge for span in prompt.spans for edge in span]
         lengths = np.diff(prompt.spans)[:, 0]
         # Spans are apart by a full stop: every second stretch between edges is one.
@@ -247,10 +250,12 @@ class GroundingDino:
         score = np.where((best > self.box_threshold) & (mean > self.text_threshold), best, 0)
         found: Detections = []
         for query in np.flatnonzero(score.max(1) > 0):
-            tag = int(score[query].argmax())
             x, y, w, h = boxes[query].tolist()
             box = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2).scaled(width, height)
-            found.append((prompt.tags[tag], box.clipped(width, height), float(score[query, tag])))
+            box = box.clipped(width, height)
+            least = self.synonym_share * score[query].max()
+            for tag in np.flatnonzero(score[query] >= least):
+                found.append((prompt.tags[tag], box, float(score[query, tag])))
         return found
 
 

@@ -26,8 +26,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def made(folder):
-    """Lets everything through, so that tests see all queries."""
-    backend = GroundingDino(model=str(folder), box_threshold=0, text_threshold=0)
+    """Lets everything through, so that tests see all queries, each with one tag."""
+    backend = GroundingDino(model=str(folder), box_threshold=0, text_threshold=0, synonym_share=1)
     backend.open(Device())
     yield backend
     backend.close()
@@ -158,7 +158,9 @@ PROMPT = _Prompt(0, ["red panda", "dog"], [(1, 3), (4, 5)], [101, 202, 203, 1012
         ([0, 0.1, 0.1, 0.9, 0.1, 0.9, 0.9], []),
         ([0.9, 0.24, 0.24, 0, 0.24, 0, 0], []),
         # Both pass: the likelier of the two, once.
-        ([0, 0.3, 0.6, 0, 0.5, 0, 0], [("red panda", 0.6)]),
+        ([0, 0.3, 0.7, 0, 0.5, 0, 0], [("red panda", 0.7)]),
+        # So near each other that either name may be meant.
+        ([0, 0.3, 0.5, 0, 0.6, 0, 0], [("red panda", 0.5), ("dog", 0.6)]),
     ],
 )
 def test_a_box_belongs_to_the_tag_whose_tokens_are_likely(chances, expected):
