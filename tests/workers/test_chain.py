@@ -14,6 +14,7 @@ from stages.base import Device, Stage
 from tests.workers.fakes import FanOut, Lowest, Saboteur, chain, ref
 from workers.chain import ChainRunner, Link, StageContractError
 from workers.counters import Counters
+from workers.failure import Failure, OpenError, failure_of
 
 IDS = [f"s{i}" for i in range(10)]
 
@@ -115,8 +116,11 @@ class Heavy(FanOut):
 def test_stages_are_opened_on_the_device_and_closed_even_if_one_fails():
     good, bad = Heavy(log=([],)), Heavy(log=([],), fails=True)
     links = (Link("good", good), Link("bad", bad))
-    with pytest.raises(RuntimeError, match="no such device"):
+    with pytest.raises(OpenError, match="bad") as caught:
         ChainRunner(replace(chain(), links=links), Counters()).open(Device("cuda:0"))
+    assert failure_of(caught.value) == Failure(
+        "stage bad cannot be opened: RuntimeError: no such device", is_setup=False
+    )
     assert good.log[0] == ["open cuda:0", "close"]
     assert bad.log[0] == ["open cuda:0", "close"]
 
