@@ -20,6 +20,7 @@ from stages.chat import ChatBackend, Form, Message, Reply, Request, Sampling, Un
 from stages.checkpoints import CheckpointError
 from tests.tiny.llava import save_adapter, save_llava
 from tests.tiny.sam import save_sam
+from tests.tiny.vlm import FAMILIES, save_vlm
 
 WARM = Sampling(temperature=1.2, top_p=0.8, max_tokens=24)
 
@@ -190,3 +191,22 @@ def test_several_pictures_in_one_request(chat):
         Request((Message("user", (picture(3), "x")),), str, WARM, 6),
     )
     assert chat.chat([one, two]) == [chat.chat([one])[0], chat.chat([two])[0]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_that_can_be_trained_can_be_sampled(family, tmp_path):
+    """Pictures of several sizes, one or two in a request, in a batch and alone."""
+    backend = TransformersChat(model=str(save_vlm(tmp_path / "model", family)), micro_batch=4)
+    backend.open(Device())
+    sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=6)
+    two = Message("user", (picture(5), picture(6, 30, 60), "Which is larger?"))
+    requests = [
+        ask("What is it?", 1, sampling, picture(1, 64, 32)),
+        ask("Describe the picture, please.", 2, sampling, picture(2, 33, 57)),
+        Request((Message("system", ("Be brief.",)), two), str, sampling, 3),
+    ]
+    together = backend.chat(requests)
+    alone = [backend.chat([request])[0] for request in requests]
+    backend.close()
+    assert together == alone
+    assert backend.usage()["requests"] == 6
