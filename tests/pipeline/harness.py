@@ -27,7 +27,7 @@ from pipeline.sources import open_source
 from schemas.files import Folder
 from schemas.manifest import read_seeds
 from schemas.shards import read_part
-from tests.workers.fakes import Saboteur
+from tests.workers.fakes import Doomed, Saboteur
 from workers.chain import Link
 
 
@@ -48,6 +48,11 @@ class Trouble:
     """Two actor groups instead of one."""
     min_errors: int = 1000
     max_actors: int | None = None
+    doomed: str = ""
+    """How the second stage keeps the run from going on, see `Doomed`."""
+    folder: str = ""
+    """The folder of `Doomed`."""
+    stall_limit_s: float = 1800.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,9 @@ def book(trouble: Trouble) -> RecipeBook:
     )
     (recipe,) = whole.recipes
     links = (recipe.links[0], Link("saboteur", saboteur), *recipe.links[1:])
+    if trouble.doomed:
+        doomed = Link("doomed", Doomed(trouble.doomed, trouble.folder))
+        links = (links[0], doomed, *links[1:])
     return replace(whole, recipes=(replace(recipe, links=links),))
 
 
@@ -137,7 +145,12 @@ def placement(trouble: Trouble) -> Placement:
         first = ["loader", "saboteur", "annotated_regions", "segmenter"]
         groups = [GroupPlacement(stages=first, num_cpus=0.5, **common)]
         groups += [GroupPlacement(num_cpus=0.5, **common)]
-    return Placement(name="test", groups=groups, min_errors=trouble.min_errors)
+    return Placement(
+        name="test",
+        groups=groups,
+        min_errors=trouble.min_errors,
+        stall_limit_s=trouble.stall_limit_s,
+    )
 
 
 def start_small_ray(**more: Any) -> None:

@@ -316,3 +316,19 @@ def test_a_run_on_ray_says_only_what_is_ours(seeds, tmp_path):
     lines = [rf"[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}} INFO {line}\n" for line in said]
     assert re.fullmatch("".join(lines), result.stderr), result.stderr
     assert call("status", output).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["--local", pytest.param("--limit=10", marks=[pytest.mark.ray, pytest.mark.slow], id="ray")],
+)
+def test_a_model_that_is_missing_ends_a_run_with_one_line(seeds, tmp_path, engine):
+    detail = f"embedder.detail={{name: dinov2, model: {tmp_path}/none}}"
+    args = ("run", "crop", "--input", seeds, "--output", tmp_path / "run", "--set", detail)
+    result = call(*args, engine, RAY_DEDUP_LOGS="0")
+    assert result.returncode == 2, result.stderr
+    *before, last = result.stderr.splitlines()
+    assert last.startswith(
+        f"nearmiss: stage embedder cannot be opened: no model at {tmp_path}/none; give an existing"
+    )
+    assert [line.split()[1] for line in before] == ["INFO"] * 3, result.stderr

@@ -26,7 +26,8 @@ from schemas.records import (
     Verdict,
     VerifiedCandidate,
 )
-from stages.base import GroupStage, RecordStage, Stage
+from stages.base import Device, GroupStage, RecordStage, ServiceDown, Stage
+from stages.checkpoints import Checkpoint, locate
 from workers.chain import AnyStage, Chain, Link
 
 
@@ -92,6 +93,41 @@ class Saboteur(Stage[Seed, Seed]):
             drop = Drop(Reason.NO_REGION, "named") if seed.seed_id in self.drops else None
             results.append(drop or [seed])
         return results
+
+
+@dataclass(frozen=True)
+class Doomed(Stage[Seed, Seed]):
+    """Cannot be opened, or cannot go on; no row is to blame."""
+
+    consumes: ClassVar[type] = Seed
+    produces: ClassVar[type] = Seed
+
+    how: str = ""
+    folder: str = ""
+    """Where there is no model, and where a file `mended` puts an end to the trouble."""
+
+    def open(self, device: Device) -> None:
+        first = Path(self.folder, "first")
+        match self.how:
+            case "no model":
+                locate(Checkpoint(f"{self.folder}/no-model"))
+            case "no cuda":
+                from stages.backends.torch_device import place
+
+                place(Device("cuda"))
+            case "dies in opening":
+                os._exit(3)
+            case "opens once" if first.exists():
+                locate(Checkpoint(f"{self.folder}/no-model"))
+            case "opens once":
+                first.touch()
+
+    def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Seed] | Drop]:
+        if self.how == "opens once":
+            os._exit(1)
+        if self.how == "service down" and not Path(self.folder, "mended").exists():
+            raise ServiceDown("http://127.0.0.1:9/v1 gave no answer for 30 s")
+        return [[seed] for seed in batch]
 
 
 @dataclass(frozen=True)
