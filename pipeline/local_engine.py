@@ -38,6 +38,11 @@ def run_local(work: Work, monitor: Monitor) -> None:
     RunError for whatever else stopped the worker.
     """
     specs = [spec for _, spec in make_groups(work.chains, work.placement)]
+    if own := [package for spec in specs for package in spec.pip]:
+        raise UsageError(
+            f"placement {work.placement.name} asks for packages of a group's own "
+            f"({', '.join(own)}), which only Ray can give; leave --local out"
+        )
     if len({spec.device for spec in specs}) > 1:
         raise UsageError(
             f"placement {work.placement.name} puts stages on several devices; without Ray all run "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -37,6 +37,11 @@ class GroupPlacement(BaseModel):
     """CPUs that Ray reserves for each actor."""
     num_gpus: Annotated[float, Ge(0)] = 0.0
     """GPUs (or a fraction of one) that Ray reserves for each actor."""
+    pip: tuple[str, ...] = ()
+    """Packages that Ray installs for this group's actors alone, such as an original package with
+    old pins ("groundingdino-py==0.4.0"); what they need of ours must stay importable."""
+    pip_options: tuple[str, ...] = ()
+    """Options of that installation: "--no-deps"."""
     min_actors: Annotated[int, Ge(1)] = 1
     """Actors without which the run does not start."""
     max_actors: Annotated[int, Ge(1)] | None = None
@@ -61,6 +66,8 @@ class GroupPlacement(BaseModel):
                 f"num_gpus {self.num_gpus:g} does not tile a GPU: give a whole number, or a "
                 "fraction of which several fill one (0.5, 0.33, 0.25)"
             )
+        if self.pip_options and not self.pip:
+            raise ValueError(f"pip_options {' '.join(self.pip_options)} without pip: name packages")
         if self.max_actors is not None and self.max_actors < self.min_actors:
             raise ValueError(
                 f"max_actors {self.max_actors} is less than min_actors {self.min_actors}"
@@ -181,6 +188,14 @@ def pool_sizes(
             else:
                 grown = True
     return sizes
+
+
+def runtime_env(group: GroupPlacement) -> dict[str, Any] | None:
+    """Ray's runtime environment of the group's actors; None for that of the driver."""
+    if not group.pip:
+        return None
+    options = {"pip_install_options": list(group.pip_options)} if group.pip_options else {}
+    return {"pip": {"packages": list(group.pip), **options}}
 
 
 def fits(

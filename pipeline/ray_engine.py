@@ -14,7 +14,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from pipeline.errors import RunError, UsageError
-from pipeline.placement import GroupPlacement, Placement, pool_sizes
+from pipeline.placement import GroupPlacement, Placement, pool_sizes, runtime_env
 from pipeline.ray_watch import NodesLostError, Watch
 from pipeline.work import Monitor, Work, make_groups, stage_names
 from workers.counters import Counters
@@ -107,6 +107,7 @@ def _stream(work: Work, pools: Pools, left: _Left) -> None:
             zero_copy_batch=True,
             num_cpus=spec.num_cpus,
             num_gpus=spec.num_gpus or None,
+            **({} if (own := runtime_env(spec)) is None else {"runtime_env": own}),
             # All at once: a pool that grows on demand lets its first actor do all the work.
             compute=ActorPoolStrategy(
                 min_size=least,

@@ -9,12 +9,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.__main__ import main
+from pipeline.demo.scenes import write_scenes
 from pipeline.errors import UsageError
 from pipeline.placement import (
     GroupPlacement,
     Placement,
     load_placement,
     pool_sizes,
+    runtime_env,
     split,
     unknown_stages,
 )
@@ -102,6 +105,7 @@ def load(folder, content):
         ({"groups": [{"num_gpus": 1}]}, ["device cpu with num_gpus 1", "must not take any"]),
         ({"groups": [{"device": "cuda", "num_gpus": 0.6}]}, ["num_gpus 0.6", "does not tile"]),
         ({"groups": [{"device": "cuda", "num_gpus": 1.5}]}, ["num_gpus 1.5", "whole number"]),
+        ({"groups": [{"pip_options": ["--no-deps"]}]}, ["pip_options --no-deps", "name packages"]),
         ({"groups": [{"device": "tpu"}]}, ["groups.0.device", "'tpu'"]),
         ({"groups": [{"min_actors": 0}]}, ["groups.0.min_actors", "greater than or equal to 1"]),
         (
@@ -230,3 +234,16 @@ def test_a_cluster_that_is_too_small_is_refused():
     gpu = GroupPlacement(device="cuda", num_gpus=1)
     with pytest.raises(UsageError, match=r"at least 1 CPUs, 1 GPUs, the cluster has 8 and 0"):
         pool_sizes([gpu], 8, 0, 10)
+
+
+def test_packages_of_a_groups_own_become_a_runtime_environment_of_ray(tmp_path):
+    group = GroupPlacement(pip=("a==1",), pip_options=("--no-deps",))
+    wanted = {"pip": {"packages": ["a==1"], "pip_install_options": ["--no-deps"]}}
+    assert runtime_env(group) == wanted
+    assert runtime_env(GroupPlacement(pip=("a==1",))) == {"pip": {"packages": ["a==1"]}}
+    assert runtime_env(GroupPlacement()) is None
+    write_scenes(tmp_path / "input", 2, side=96)
+    (tmp_path / "own.yaml").write_text("name: own\ngroups:\n  - {pip: [a==1]}\n")
+    words = ["run", "crop", "--input", str(tmp_path / "input" / "seeds.jsonl"), "--placement",
+             str(tmp_path / "own.yaml"), "--output", str(tmp_path / "run"), "--local"]  # fmt: skip
+    assert main(words) == 2

@@ -1,0 +1,274 @@
+"""The models of `removal`: the paper's way against ours, per stage, on the same random weights.
+
+The paper's way (AdaViP, as Grounded-SAM demos chain the models) takes one picture, one tag, one
+box, one candidate and one sentence at a time. Ours asks for all tags in one prompt, encodes a
+picture once for all its boxes, fills holes of one padded size together, embeds an original once for all
+its candidates and a sentence once for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from measure import header, scratch, spread
+from random_vision import TAGS, random_models
+
+from pipeline.demo.scenes import write_scenes
+from schemas.geometry import Box
+from schemas.records import Image
+from stages.backends.clip import Clip
+from stages.backends.dinov2 import Dinov2
+from stages.backends.grounding_dino import GroundingDino
+from stages.backends.lama import Lama
+from stages.backends.ram import Ram
+from stages.backends.sam import Sam
+from stages.backends.siglip import Siglip
+from stages.base import Device
+from stages.pixels import decode
+
+SENTENCES = ("A circle stands on the left.", "There is a square.", "A star is near the ring.")
+
+
+class Work:
+    """The pictures, and what would have been found in them: the same for both ways."""
+
+    def __init__(self, folder: Path, num: int, side: int, boxes: int) -> None:
+        """`num` pictures of `side` pixels with `boxes` boxes each."""
+        write_scenes(folder, num, side=side)
+        files = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png"))[:num]
+        self.pictures = [decode(Image(file.read_bytes())) for file in files]
+        self.tags = [list(TAGS[:6])] * num
+        rng = np.random.default_rng(0)
+        self.boxes = [[_box(rng, picture.shape) for _ in range(boxes)] for picture in self.pictures]
+        self.masks = [[_inside(box, p.shape) for box in of] for p, of in zip(
+            self.pictures, self.boxes, strict=True)]  # fmt: skip
+        self.candidates = [[_painted(p, mask) for mask in of] for p, of in zip(
+            self.pictures, self.masks, strict=True)]  # fmt: skip
+
+
+def _box(rng: np.random.Generator, shape: Sequence[int]) -> Box:
+    height, width = shape[:2]
+    w, h = rng.uniform(0.2, 0.4) * width, rng.uniform(0.2, 0.4) * height
+    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    return Box(float(x), float(y), float(x + w), float(y + h))
+
+
+def _inside(box: Box, shape: Sequence[int]) -> np.ndarray:
+    mask = np.zeros(shape[:2], dtype=bool)
+    mask[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = True
+    return mask
+
+
+def _painted(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    painted = picture.copy()
+    painted[mask] = picture.mean(axis=(0, 1)).astype(np.uint8)
+    return painted
+
+
+Way = Callable[[Work, Any], Any]
+
+
+def _flat(nested: Sequence[Sequence[Any]]) -> list[Any]:
+    return [item for inner in nested for item in inner]
+
+
+def _cosines(backend: Any, work: Work, *, once: bool) -> np.ndarray:
+    if once:
+        pictures = [*work.pictures, *_flat(work.candidates)]
+        rows = backend.embed(pictures)
+        originals, others = rows[: len(work.pictures)], rows[len(work.pictures) :]
+        counts = [len(of) for of in work.candidates]
+        return np.sum(np.repeat(originals, counts, axis=0) * others, axis=1)
+    values = []
+    for picture, of_picture in zip(work.pictures, work.candidates, strict=True):
+        for candidate in of_picture:
+            first, second = backend.embed([picture])[0], backend.embed([candidate])[0]
+            values.append(np.sum(first * second))
+    return np.array(values)
+
+
+def _clip(backend: Any, work: Work, *, once: bool) -> np.ndarray:
+    if once:
+        images = backend.embed_images(_flat(work.candidates))
+        return (images @ backend.embed_texts(list(SENTENCES)).T).sum(axis=1)
+    return np.array([
+        sum(float(backend.embed_images([c])[0] @ backend.embed_texts([s])[0]) for s in SENTENCES)
+        for c in _flat(work.candidates)
+    ])  # fmt: skip
+
+
+STAGES: dict[str, tuple[Way, Way]] = {
+    "tagger": (
+        lambda w, b: [b.tag([p])[0] for p in w.pictures],
+        lambda w, b: b.tag(w.pictures),
+    ),
+    "detector": (
+        lambda w, b: [
+            _flat([b.detect([p], [[tag]])[0] for tag in tags])
+            for p, tags in zip(w.pictures, w.tags, strict=True)
+        ],
+        lambda w, b: b.detect(w.pictures, w.tags),
+    ),
+    "segmenter": (
+        lambda w, b: [
+            [b.segment([p], [[box]])[0][0] for box in of]
+            for p, of in zip(w.pictures, w.boxes, strict=True)
+        ],
+        lambda w, b: b.segment(w.pictures, w.boxes),
+    ),
+    "inpainter": (
+        lambda w, b: [
+            b.fill([p], [m], [np.zeros_like(m)])[0]
+            for p, of in zip(w.pictures, w.masks, strict=True)
+            for m in of
+        ],
+        lambda w, b: b.fill(
+            [p for p, of in zip(w.pictures, w.masks, strict=True) for _ in of],
+            _flat(w.masks),
+            [np.zeros_like(m) for m in _flat(w.masks)],
+        ),
+    ),
+    "appearance": (
+        lambda w, b: _cosines(b, w, once=False),
+        lambda w, b: _cosines(b, w, once=True),
+    ),
+    "detail": (
+        lambda w, b: _cosines(b, w, once=False),
+        lambda w, b: _cosines(b, w, once=True),
+    ),
+    "scorer": (
+        lambda w, b: _clip(b, w, once=False),
+        lambda w, b: _clip(b, w, once=True),
+    ),
+}
+"""Per stage the paper's way and ours."""
+
+
+def difference(stage: str, plain: Any, ours: Any) -> str:
+    """How far the results of the two ways are apart."""
+    match stage:
+        case "tagger":
+            pairs = zip(_flat(plain), _flat(ours), strict=True)
+            return f"{max(abs(a[1] - b[1]) for a, b in pairs):.0e} in score"
+        case "detector":
+            return "another prompt, so other boxes"
+        case "segmenter":
+            share = [np.mean(a != b) for a, b in zip(_flat(plain), _flat(ours), strict=True)]
+            return f"{max(share):.1%} of a mask's pixels"
+        case "inpainter":
+            worst = [np.abs(a.astype(int) - b).max() for a, b in zip(plain, ours, strict=True)]
+            return f"{max(worst)} of 255"
+        case _:
+            return f"{np.abs(plain - ours).max():.0e}"
+
+
+def backends(models: dict[str, Any]) -> dict[str, Any]:
+    """The backend of every stage."""
+    return {
+        "tagger": Ram(**models["ram"]),
+        "detector": GroundingDino(model=str(models["grounding_dino"])),
+        "segmenter": Sam(model=str(models["sam"])),
+        "inpainter": Lama(model=str(models["lama"])),
+        "appearance": Siglip(model=str(models["siglip"])),
+        "detail": Dinov2(model=str(models["dinov2"])),
+        "scorer": Clip(model=str(models["clip"])),
+    }
+
+
+def timed(way: Way, work: Work, backend: Any, device: Device) -> tuple[float, float, Any]:
+    """Seconds, peak GPU memory in GiB (0 on the CPU), and the result."""
+    cuda = device.name.startswith("cuda")
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = monotonic()
+    result = way(work, backend)
+    if cuda:
+        torch.cuda.synchronize()
+    memory = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+    return monotonic() - start, memory, result
+
+
+def flops(way: Way, work: Work, backend: Any) -> float:
+    """Floating-point operations of one pass, as torch counts its matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        way(work, backend)
+    return float(counter.get_total_flops())
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scale", choices=["tiny", "full"], default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--boxes", type=int, default=4, help="boxes (candidates) of each picture")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--peak-tflops", type=float, help="of the chip in this type, for the share")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    device = Device(args.device, args.dtype)
+    print(header("The models of removal: the paper's way against ours"))
+    print(
+        f"{args.scale} models with random weights on {args.device}, {args.dtype}; {args.pictures} "
+        f"pictures of {args.side} px, 6 tags, {args.boxes} boxes, {len(SENTENCES)} sentences each; "
+        f"ms a picture, median of {args.runs} (range), after one pass that is not counted.\n"
+    )
+    print("| stage | paper's way | ours | ratio | peak GiB | share of peak | results differ by |")
+    print("|---|---|---|---|---|---|---|")
+    totals = [0.0, 0.0]
+    with scratch() as folder:
+        work = Work(folder / "pictures", args.pictures, args.side, args.boxes)
+        made = backends(random_models(folder / "models", full=args.scale == "full"))
+        for stage in args.stages:
+            backend = made[stage]
+            backend.open(device)
+            row, times = _row(stage, work, backend, device, args)
+            backend.close()
+            totals = [total + time for total, time in zip(totals, times, strict=True)]
+            print(row, flush=True)
+    plain, ours = (1000 * total / args.pictures for total in totals)
+    print(f"| all | {plain:.0f} | {ours:.0f} | {plain / ours:.1f}x | | | |")
+
+
+def _row(
+    stage: str, work: Work, backend: Any, device: Device, args: argparse.Namespace
+) -> tuple[str, tuple[float, float]]:
+    plain_way, our_way = STAGES[stage]
+    runs: dict[str, list[float]] = {"plain": [], "ours": []}
+    memory = 0.0
+    results: dict[str, Any] = {}
+    for run in range(args.runs + 1):
+        # In turns, so that a machine that slows down slows both.
+        for name, way in (("plain", plain_way), ("ours", our_way)):
+            seconds, peak, results[name] = timed(way, work, backend, device)
+            if run:
+                runs[name].append(seconds)
+            memory = max(memory, peak if name == "ours" else 0.0)
+    plain, ours = (statistics.median(values) for values in runs.values())
+    share = "-"
+    if args.peak_tflops:
+        share = f"{flops(our_way, work, backend) / ours / args.peak_tflops / 1e12:.0%}"
+    per = [spread([1000 * s / args.pictures for s in values], 0) for values in runs.values()]
+    text = (
+        f"| {stage} | {per[0]} | {per[1]} | {plain / ours:.1f}x | "
+        f"{f'{memory:.1f}' if memory else '-'} | {share} | "
+        f"{difference(stage, results['plain'], results['ours'])} |"
+    )
+    return text, (plain, ours)
+
+
+if __name__ == "__main__":
+    main()
