@@ -128,8 +128,10 @@ class Loop:
         )
         batch = batch.to(self.processes.device)
         with precision(self.settings.compute, self.processes.device):
-            reference = self.reference(batch) if self.loss.reference_views else {}
+            # In this order: FSDP notes at its first forward what learns, and peft freezes adapters
+            # while they are off.
             policy = self.module(batch)
+            reference = self.reference(batch) if self.loss.reference_views else {}
         output = self.loss(policy, reference)
         return output.per_row, output.metrics
 
