@@ -2,8 +2,8 @@
 
 The paper's way (AdaViP, as Grounded-SAM demos chain the models) takes one picture, one tag, one
 box, one candidate and one sentence at a time. Ours asks for all tags in one prompt, encodes a
-picture once for all its boxes, fills holes of one padded size together, embeds an original once for all
-its candidates and a sentence once for all of them.
+picture once for all its boxes, fills holes of one padded size together, embeds an original once for
+all its candidates and a sentence once for all of them.
 """
 
 from __future__ import annotations
