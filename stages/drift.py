@@ -76,8 +76,11 @@ def held_together(changed: BoolMask, margin: float) -> BoolMask:
 
 
 def grown(mask: BoolMask, radius: int) -> BoolMask:
-    """The mask, wider by so many pixels all around."""
-    wider: BoolMask = cv2.dilate(mask.astype(np.uint8), _disc(radius)) > 0
+    """The mask, wider by so many pixels all around; as quick for a thousand as for one."""
+    if not mask.any():
+        return mask.copy()
+    apart = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    wider: BoolMask = apart <= radius
     return wider
 
 

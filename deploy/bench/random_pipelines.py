@@ -98,6 +98,7 @@ def _tokenizer(special: tuple[str, ...], pad: str, longest: int, end: str | None
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[AddedToken(token, normalized=False, special=True) for token in special],
     )
