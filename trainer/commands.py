@@ -25,7 +25,8 @@ log = logging.getLogger("trainer")
 
 
 def _train(args: argparse.Namespace) -> int:
-    from trainer.progress import ProgressLine  # noqa: PLC0415  so that bad settings answer at once
+    from trainer.processes import leave  # noqa: PLC0415  so that bad settings answer at once
+    from trainer.progress import ProgressLine  # noqa: PLC0415  likewise
     from trainer.train import Request, train  # noqa: PLC0415  likewise
 
     settings = _settings(args)
@@ -45,6 +46,7 @@ def _train(args: argparse.Namespace) -> int:
     else:
         with ProgressLine() as progress, by_signal() as wished:
             outcome = train(request, progress, wished)
+        leave()
     if not outcome.complete:
         log.warning(
             "stopped after step %d of %d; the same command goes on", outcome.step, outcome.num_steps

@@ -77,6 +77,12 @@ class Processes:
             dist.barrier()
 
 
+def leave() -> None:
+    """Part from the peers, at the end of a command that joined them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def wrap(
     module: nn.Module,
     processes: Processes,

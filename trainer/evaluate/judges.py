@@ -23,6 +23,8 @@ def judge_of(
     Adapters stay apart, in float32, as in training; merged into bfloat16 weights they lose digits.
     """
     processes = Processes.start(device)
+    if processes.world > 1:
+        raise UsageError("evaluate asks one model on one process; start it without a launcher")
     adapter = None
     if isinstance(model, Path):
         folder = trained_weights(model)
