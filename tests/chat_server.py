@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ class Garbage:
     body: str
     content_type: str = "text/html"
 
+
+log = logging.getLogger(__name__)
 
 Script = Callable[[dict[str, Any]], Any]
 
@@ -126,9 +129,17 @@ class ChatServer:
         try:
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
-            return await self._respond(self._script(payload), request, payload)
+            return await self._respond(self._said(payload), request, payload)
         finally:
             self.in_flight -= 1
+
+    def _said(self, payload: dict[str, Any]) -> Any:
+        """What the script says; a script that fails is not asked again and again."""
+        try:
+            return self._script(payload)
+        except Exception as error:
+            log.exception("the script failed")
+            return Fail(400, body=f"the script failed: {error!r}")
 
     async def _respond(
         self, response: Any, request: web.Request, payload: dict[str, Any]

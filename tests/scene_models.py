@@ -354,7 +354,10 @@ class SceneChat:
         return plan(said(payload, "The true answer"), said(payload, "The wrong answer"), facts)
 
     def _check_pair(self, payload: dict[str, Any]) -> Any:
-        first, second = (self.register.facts(image) for image in images(payload))
+        original, edited = images(payload)
+        before = self.register.note(original)
+        after = self.register.note(edited, before["index"])
+        first, second = read_facts(before), read_facts(after)
         instruction = said(payload, "The edit that was ordered")
         a, b = said(payload, "Statement A"), said(payload, "Statement B")
         # Any of several things may have been the one: only what is shown counts.
@@ -364,7 +367,7 @@ class SceneChat:
         found = {
             "reason": f"{sorted(f.name for f in second)}",
             "change_made": _word(made and (moved or second != first)),
-            "rest_kept": "yes" if made else "unsure",
+            "rest_kept": "no" if after.get("fault") == "drifts" else "yes" if made else "unsure",
             "a_of_first": _word(holds(a, first)),
             "a_of_second": _word(holds(a, second)),
             "b_of_first": _word(holds(b, first)),

@@ -21,6 +21,7 @@ from pipeline.recipes.build import RecipeBook, load_recipe
 from pipeline.run import Request, run
 from pipeline.sources import open_source
 from schemas.files import Folder
+from schemas.ids import row_seed
 from schemas.shards import read_part
 from tests.chat_server import ChatServer
 from tests.scene_models import (
@@ -31,7 +32,7 @@ from tests.scene_models import (
     carried_out,
     fallible_samples,
 )
-from tests.scene_truth import Facts, Register, holds, same_things
+from tests.scene_truth import Register, holds, read_facts, same_things
 from workers.chain import Link
 
 EMBEDDERS = (
@@ -135,16 +136,24 @@ class Trial:
     def is_right(self, row: dict[str, Any]) -> bool:
         """Whether a row's images and answers are what a pair must be, by the truth."""
         first = self.register.facts(row["chosen_image"]["bytes"])
-        second = self.register.facts(row["rejected_image"]["bytes"])
+        if self.recipe == "edit":
+            note = self._note(row)
+            second = read_facts(note)
+        else:
+            note, second = {}, self.register.facts(row["rejected_image"]["bytes"])
         answers = holds(row["chosen"], first) and not holds(row["chosen"], second)
         other = holds(row["counterfactual"], second) and not holds(row["counterfactual"], first)
-        return answers and other and self._nothing_else(row, first, second)
-
-    def _nothing_else(self, row: dict[str, Any], first: Facts, second: Facts) -> bool:
         if self.recipe != "edit":
-            return True
+            return answers and other
         meant = carried_out(row["contrast"]["instruction"], first, 0.0)
-        return meant is not None and same_things(second, meant)
+        nothing_else = meant is not None and same_things(second, meant)
+        return answers and other and nothing_else and note["fault"] != "drifts"
+
+    def _note(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What the editor noted of the edit that a row was made from."""
+        params = {p["name"]: p["value"] for p in row["provenance"]["params"]}
+        run_seed, number = row["provenance"]["run_seed"], int(params["attempt"])
+        return self.register.note_of(row_seed(run_seed, row["seed_id"], "editor", number))
 
     def judged(self) -> Counter[tuple[bool, bool]]:
         """(right, let through) of the candidates that reached the verifier."""
