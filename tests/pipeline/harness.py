@@ -46,6 +46,8 @@ class Trouble:
     recipe: str = "crop"
     split: bool = False
     """Two actor groups instead of one."""
+    num_cpus: float = 0.5
+    """CPUs of an actor of these groups."""
     min_errors: int = 1000
     max_actors: int | None = None
     doomed: str = ""
@@ -143,8 +145,8 @@ def placement(trouble: Trouble) -> Placement:
     groups = [GroupPlacement(**common)]
     if trouble.split:
         first = ["loader", "saboteur", "annotated_regions", "segmenter"]
-        groups = [GroupPlacement(stages=first, num_cpus=0.5, **common)]
-        groups += [GroupPlacement(num_cpus=0.5, **common)]
+        groups = [GroupPlacement(stages=first, num_cpus=trouble.num_cpus, **common)]
+        groups += [GroupPlacement(num_cpus=trouble.num_cpus, **common)]
     return Placement(
         name="test",
         groups=groups,

@@ -14,14 +14,20 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
+import ray.data
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.errors import RunError
 from pipeline.run import Exit, run
 from pipeline.status import status
 from tests.pipeline.harness import Bench, Trouble
@@ -59,27 +65,73 @@ def cluster() -> Iterator[Cluster]:
 
 def test_a_node_is_lost_under_way(tmp_path, cluster):
     here, there = Bench(tmp_path / "here", num=20), Bench(tmp_path / "there", num=20)
-    # One actor group. With two, a fixed cluster that is left without room for every group can wait
-    # for ever: a pool keeps its least size, and the group that the lost node held cannot restart.
     trouble = Trouble(sleep_s=0.25)
     assert run(here.request(trouble, local=True)) == Exit.COMPLETE
+    with lost(cluster, next(iter(cluster.worker_nodes)), there, in_flight=2):
+        assert run(there.request(trouble)) == Exit.COMPLETE
+    assert sum(node["Alive"] for node in ray.nodes()) == 2
+    there.check_all_accounted_for()
+    assert there.rows() == here.rows()
+
+
+@contextmanager
+def lost(cluster: Cluster, node: Any, bench: Bench, in_flight: int) -> Iterator[None]:
+    """Once so many rows are in flight and a part is there, the node goes."""
     removed = threading.Event()
 
     def remove() -> None:
-        """Once rows are in flight on every node, one of them goes."""
-        while len(list(there.run_dir.glob("strikes/inflight-*"))) < 2:
+        while (
+            len(list(bench.run_dir.glob("strikes/inflight-*"))) < in_flight
+            or not (bench.run_dir / "parts").exists()
+        ):
             time.sleep(0.1)
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        cluster.remove_node(node, allow_graceful=False)
         removed.set()
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
-    assert run(there.request(trouble)) == Exit.COMPLETE
+    yield
     thread.join(timeout=30)
     assert removed.is_set()
-    assert sum(node["Alive"] for node in ray.nodes()) == 2
-    there.check_all_accounted_for()
-    assert there.rows() == here.rows()
+
+
+@pytest.fixture
+def a_node_each(cluster, monkeypatch) -> list[Any]:
+    """The nodes on which the actors of the first and of the second group are, while they live."""
+    nodes = list(cluster.worker_nodes)
+    plain, num = ray.data.Dataset.map_batches, count()
+
+    def on_its_node(*args: Any, **more: Any) -> ray.data.Dataset:
+        where = NodeAffinitySchedulingStrategy(nodes[next(num) % 2].node_id, soft=True)
+        return plain(*args, scheduling_strategy=where, **more)
+
+    monkeypatch.setattr(ray.data.Dataset, "map_batches", on_its_node)
+    monkeypatch.setattr("pipeline.ray_watch.SILENT_S", 10.0)
+    return nodes
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_a_node_that_held_all_of_one_group_is_lost(tmp_path, cluster, a_node_each, group):
+    """The other group's pool fills the node that is left; it must make room."""
+    bench = Bench(tmp_path, num=60)
+    with lost(cluster, a_node_each[group], bench, in_flight=2):
+        assert run(bench.request(Trouble(sleep_s=0.1, split=True))) == Exit.COMPLETE
+    bench.check_all_accounted_for()
+    assert {row["status"] for row in bench.rows()} == {"pair"}
+
+
+def test_what_is_left_is_too_small(tmp_path, cluster, a_node_each):
+    bench = Bench(tmp_path, num=60)
+    whole = Trouble(sleep_s=0.1, split=True, num_cpus=1.0, stall_limit_s=14.0, time_limit_s=9.0)
+    said = "nodes were lost: the placement needs at least 2 CPUs, .* has 1 and 0; .* same command"
+    with lost(cluster, a_node_each[0], bench, 2), pytest.raises(RunError, match=said):
+        run(bench.request(whole))
+    # A node comes, and with it the rest.
+    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    done = len(list((bench.run_dir / "parts").iterdir()))
+    assert 0 < done < 15
+    assert run(bench.request(replace(whole, stall_limit_s=1800))) == Exit.COMPLETE
+    bench.check_all_accounted_for()
 
 
 @dataclass(frozen=True)
