@@ -31,8 +31,8 @@ from trainer.views import View
 
 PASS_TOKENS = 16384
 """Tokens, padding included, of one pass of the language model."""
-LOGITS_BYTES = 2**27
-"""float32 logits that are there at once: some 220 positions of a vocabulary of 152,000."""
+LOGITS_BYTES = 2**26
+"""float32 logits that are there at once: some 110 positions of a vocabulary of 152,000."""
 
 
 class ViewLogProbs(nn.Module):

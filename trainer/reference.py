@@ -53,7 +53,8 @@ def frozen(forward: Forward) -> Forward:
 def adapters_off(forward: Forward, learner: Any) -> Forward:
     """The reference is the learner without its adapters: no second model.
 
-    `forward` must run that learner; where its weights are split over processes, as wrapped.
+    `forward` must run that learner; where its weights are split over processes, as wrapped, and
+    after a forward of the policy: FSDP notes in its first one what learns.
     """
 
     def reference(batch: Batch) -> LogProbs:
