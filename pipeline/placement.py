@@ -48,6 +48,9 @@ class GroupPlacement(BaseModel):
     """Most actors; without it, as many as the cluster has room for."""
     micro_batch: Annotated[int, Ge(1)] = 4
     """Seeds in one pass through the group's stages."""
+    decode_ahead: bool = False
+    """A thread decodes the pictures of the next micro-batch meanwhile; for groups on a GPU that
+    look at pictures."""
     time_limit_s: Annotated[float, Gt(0)] = 300.0
     """Limit for one call into a stage; the process is ended when it is exceeded."""
 

@@ -55,6 +55,7 @@ def make_groups(
             micro_batch=spec.micro_batch,
             time_limit_s=spec.time_limit_s,
             last=i == used[-1],
+            decode_ahead=spec.decode_ahead,
         )
         groups.append((group, spec))
     return groups

@@ -19,6 +19,7 @@ from schemas.records import (
     Candidate,
     Drop,
     Grounded,
+    Image,
     Pair,
     Provenance,
     ScoredCandidate,
@@ -108,6 +109,21 @@ def seed_of(record: FlowRecord) -> Seed | SeedRef:
             return record.candidate.seed
         case SpannedCandidate():
             return record.verified.candidate.seed
+
+
+def pictures_of(record: FlowRecord) -> tuple[Image, ...]:
+    """The pictures that stages which take this record look at; none while they are unread."""
+    match record:
+        case SeedRef():
+            return ()
+        case Candidate():
+            return (record.chosen_image, record.rejected_image)
+        case ScoredCandidate() | VerifiedCandidate():
+            return pictures_of(record.candidate)
+        case SpannedCandidate():
+            return pictures_of(record.verified)
+    seed = seed_of(record)
+    return (seed.image,) if isinstance(seed, Seed) else ()
 
 
 def outcome_row(outcome: Outcome) -> dict[str, Any]:

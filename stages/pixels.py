@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
 from functools import lru_cache
 
 import numpy as np
@@ -18,16 +21,44 @@ JPEG_QUALITY = 95
 difference in codec between them is a shortcut that a model can learn."""
 
 
+_decoded: OrderedDict[bytes, Future[Pixels]] = OrderedDict()
+"""The pictures last asked for, the latest at the end; a future, so that two threads that want the
+same one decode it once."""
+_room = 32
+_turn = threading.Lock()
+
+
 def decode(image: Image) -> Pixels:
     """The picture as a read-only uint8 [H, W, 3] RGB array.
 
     The last few pictures are remembered, because the stages of a chain ask for the same ones.
     """
-    return _decode(image.bytes)
+    data = image.bytes
+    with _turn:
+        known = _decoded.get(data)
+        future = _decoded.setdefault(data, known or Future())
+        _decoded.move_to_end(data)
+        while len(_decoded) > _room:
+            _decoded.popitem(last=False)
+    if known is None:
+        try:
+            future.set_result(_read(data))
+        except BaseException as error:
+            with _turn:
+                _decoded.pop(data, None)
+            future.set_exception(error)
+            raise
+    return future.result()
 
 
-@lru_cache(maxsize=32)
-def _decode(data: bytes) -> Pixels:
+def make_room(num: int) -> None:
+    """Remember at least so many pictures; each takes three bytes a pixel."""
+    global _room  # noqa: PLW0603  # one memory a process, like the pictures themselves
+    with _turn:
+        _room = max(_room, num)
+
+
+def _read(data: bytes) -> Pixels:
     with PIL.Image.open(io.BytesIO(data)) as picture:
         pixels = np.array(picture.convert("RGB"))
     pixels.setflags(write=False)

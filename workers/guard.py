@@ -91,6 +91,11 @@ class FlightLog:
             {"strikes": self._strikes, "causes": self._causes, "suspects": self._suspects},
         )
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether a process died over this shard, and the row is still looked for."""
+        return any(self._suspects.values())
+
     def flies_alone(self, recipe: str, seed_id: str) -> bool:
         """Whether a seed was in flight at a death, so that it must not fly with others."""
         return seed_id in self._suspects.get(recipe, ())

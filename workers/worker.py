@@ -22,6 +22,7 @@ from schemas.records import SeedRef
 from schemas.shards import ROW_GROUP_ROWS, write_part
 from schemas.vectors import write_vectors
 from stages.base import Device
+from workers.ahead import Ahead
 from workers.chain import Chain, ChainRunner
 from workers.counters import Counters
 from workers.guard import FlightLog, Watchdog
@@ -46,6 +47,8 @@ class Group:
     """Limit for one call into a stage."""
     last: bool
     """Whether this group writes the parts."""
+    decode_ahead: bool = False
+    """Whether a thread decodes the pictures of the next micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class ShardWorker:
         self._group = group
         self._on_progress = on_progress
         self._flight: FlightLog | None = None
+        self._ahead = Ahead(group.micro_batch) if group.decode_ahead else None
         watchdog = Watchdog(group.time_limit_s, self._blame)
         self._runners = [ChainRunner(c, Counters(), guard=watchdog) for c in group.chains]
         try:
@@ -136,6 +140,8 @@ class ShardWorker:
 
     def close(self) -> None:
         """Close all stages."""
+        if self._ahead is not None:
+            self._ahead.close()
         for runner in self._runners:
             runner.close()
 
@@ -173,8 +179,14 @@ class ShardWorker:
         for runner in self._runners:
             runner.counters = Counters()
         seeds = [s for s in parcel.seed_ids if any(s in records for records in by_seed)]
-        for start in range(0, len(seeds), self._group.micro_batch):
-            together = seeds[start : start + self._group.micro_batch]
+        size = self._group.micro_batch
+        for start in range(0, len(seeds), size):
+            together, coming = seeds[start : start + size], seeds[start + size : start + 2 * size]
+            # Not where a process died: what dies in the other thread would be blamed on this one.
+            if self._ahead is not None and not flight.suspicious:
+                self._ahead.start(
+                    [r for of in by_seed for seed in coming for r in of.get(seed, ())]
+                )
             for i, runner in enumerate(self._runners):
                 here = [s for s in together if s in by_seed[i]]
                 for flown in _flights(here, runner.chain.origin.recipe, flight):

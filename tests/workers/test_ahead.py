@@ -1,0 +1,184 @@
+"""Pictures decoded one micro-batch ahead: the same rows, sooner."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from pipeline.demo.scenes import write_scenes
+from pipeline.placement import GroupPlacement, Placement
+from pipeline.recipes.build import load_recipe
+from pipeline.run import make_chains
+from pipeline.sources import open_source, write_manifest
+from pipeline.work import make_groups
+from schemas.files import Folder
+from schemas.records import Drop, Image, Seed
+from stages import pixels
+from stages.base import Stage
+from stages.pixels import decode, encode_jpeg
+from tests.workers.test_worker import rows, work
+from workers.chain import Chain, Link
+from workers.guard import FlightLog
+from workers.worker import Assignment, Group, Parcel, ShardWorker
+
+
+def pictures(num: int, side: int = 64) -> list[Image]:
+    draw = np.random.default_rng(3)
+    return [encode_jpeg(draw.integers(0, 255, (side, side, 3), np.uint8)) for _ in range(num)]
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[tuple[bytes, str]]:
+    """Every picture that is really decoded, and the thread that does it; nothing is remembered."""
+    seen, plain = [], pixels._read
+    monkeypatch.setattr(pixels, "_decoded", type(pixels._decoded)())
+    monkeypatch.setattr(pixels, "_room", 32)
+
+    def read(data: bytes) -> pixels.Pixels:
+        seen.append((data, threading.current_thread().name))
+        time.sleep(0.01)
+        return plain(data)
+
+    monkeypatch.setattr(pixels, "_read", read)
+    return seen
+
+
+def test_a_picture_is_decoded_once_however_many_threads_ask(reads):
+    images = pictures(6)
+    found: list[list[pixels.Pixels]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append([decode(i) for i in images])) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert Counter(data for data, _ in reads) == {image.bytes: 1 for image in images}
+    assert all(a is b for each in found for a, b in zip(each, found[0], strict=True))
+    assert not found[0][0].flags.writeable
+
+
+def test_the_room_is_kept_and_what_is_asked_for_stays(reads):
+    images = pictures(40, side=8)
+    for image in images:
+        decode(image)
+        decode(images[0])
+    assert len(pixels._decoded) == 32
+    assert len(reads) == 40
+    pixels.make_room(50)
+    pixels.make_room(10)
+    for image in images:
+        decode(image)
+    # Eight had been pushed out; now there is room.
+    assert len(reads) == 48
+    assert len(pixels._decoded) == 40
+
+
+def test_a_picture_that_is_none_raises_every_time(reads):
+    for _ in range(2):
+        with pytest.raises(OSError, match="cannot identify"):
+            decode(Image(b"no picture"))
+    assert len(reads) == 2
+    assert len(pixels._decoded) == 0
+
+
+@dataclass(frozen=True)
+class Looker(Stage[Seed, Seed]):
+    """Looks at every picture, then waits as a driver of a GPU does."""
+
+    consumes: ClassVar[type] = Seed
+    produces: ClassVar[type] = Seed
+
+    wait_s: float = 0.0
+
+    def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Seed] | Drop]:
+        for seed in batch:
+            decode(seed.image)
+        time.sleep(self.wait_s)
+        return [[seed] for seed in batch]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Folder:
+    """Sixteen scenes in one shard."""
+    write_scenes(tmp_path / "input", 16, side=96)
+    folder = Folder.at(str(tmp_path / "run"))
+    write_manifest(open_source(str(tmp_path / "input" / "seeds.jsonl")), folder, 0, 16, None)
+    return folder
+
+
+def groups(*, ahead: bool, recipe: str = "removal-cpu", looker: Stage | None = None) -> list[Group]:
+    (whole,) = make_chains(load_recipe(recipe), 0)
+    if looker is not None:
+        links = (whole.links[0], Link("looker", looker), *whole.links[1:])
+        whole = Chain(whole.origin, links)
+    specs = [
+        GroupPlacement(stages=["loader"], micro_batch=16),
+        GroupPlacement(micro_batch=4, decode_ahead=ahead),
+    ]
+    return [group for group, _ in make_groups([whole], Placement(groups=specs))]
+
+
+@pytest.mark.parametrize("recipe", ["removal-cpu", "crop"])
+def test_rows_are_the_same(run, recipe):
+    work(run, *groups(ahead=False, recipe=recipe))
+    before = rows(run)
+    work(run, *groups(ahead=True, recipe=recipe))
+    assert rows(run) == before
+    assert any(row["status"] == "pair" for row in before)
+
+
+def second_group(run: Folder, group: Group, parcel: Parcel) -> None:
+    worker = ShardWorker(Assignment(run, "a", {}), group)
+    worker.process(parcel)
+    worker.close()
+
+
+def loaded(run: Folder, first: Group, second: Group) -> Parcel:
+    """The shard as the second group gets it."""
+    worker = ShardWorker(Assignment(run, "a", {}), first)
+    parcel = worker.first(0)
+    worker.process(parcel)
+    return Parcel.from_row(parcel.to_row(first.chains), second.chains)
+
+
+def test_all_but_the_first_micro_batch_are_decoded_by_the_other_thread(run, reads):
+    first, second = groups(ahead=True, recipe="crop", looker=Looker(0.2))
+    parcel = loaded(run, first, second)
+    mine = {record.image.bytes for (records,) in [parcel.live] for record in records}
+    pixels._decoded.clear()
+    reads.clear()
+    second_group(run, second, parcel)
+    by_thread = Counter(name.partition("_")[0] for data, name in reads if data in mine)
+    assert by_thread == {"MainThread": 4, "ahead": 12}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_nothing_is_decoded_ahead_over_a_shard_on_which_a_process_died(run, reads):
+    first, second = groups(ahead=True, recipe="crop", looker=Looker(0.05))
+    parcel = loaded(run, first, second)
+    flight = FlightLog(run, "00000-1", "a")
+    flight.take_off("crop", parcel.seed_ids[:2])
+    reads.clear()
+    pixels._decoded.clear()
+    second_group(run, second, parcel)
+    assert not [name for _, name in reads if name.startswith("ahead")]
+
+
+def test_a_picture_that_cannot_be_decoded_ahead_is_the_rows_own_trouble(run):
+    first, second = groups(ahead=True, recipe="crop", looker=Looker(0.05))
+    parcel = loaded(run, first, second)
+    (records,) = parcel.live
+    records[9] = replace(records[9], image=Image(b"broken"))
+    second_group(run, second, parcel)
+    bad = [row for row in rows(run) if row["status"] == "drop"]
+    assert [(row["seed_id"], row["reason"]) for row in bad] == [(records[9].seed_id, "model_error")]
