@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 CACHE_BYTES = 256 * 2**20
 """Row groups that a process keeps: some eight, of 32 MB each."""
 
+MANY_ROWS = 20
+"""Pairs that one source image may well have."""
+
 _TEXTS = ("prompt", "chosen", "rejected", "counterfactual")
 _SPANS = {"chosen_spans": "chosen", "counterfactual_spans": "counterfactual"}
 _IMAGES = ("chosen_image", "rejected_image")
@@ -150,8 +153,16 @@ class Rows:
 
         All pairs of one source image are on one side, and stay there whatever else is added.
         """
+        pictures = self.pictures
+        name, number = Counter(pictures).most_common(1)[0] if pictures else ("", 0)
+        if number > MANY_ROWS and number > len(self) / 10:
+            log.warning(
+                "%d of %d rows are held for pairs of one source image, because the files are all "
+                "called %s; images with names of their own split evenly",
+                *(number, len(self), name),
+            )
         limit = share * 2**63
-        held = np.array([row_seed(seed, p, "held-out") < limit for p in self.pictures], dtype=bool)
+        held = np.array([row_seed(seed, p, "held-out") < limit for p in pictures], dtype=bool)
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
     def usable(self, needs: Iterable[str], what: str) -> tuple[Rows, Census]:

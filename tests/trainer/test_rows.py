@@ -18,7 +18,7 @@ from schemas.arrow import from_table
 from schemas.files import Folder
 from schemas.records import Pair, Span
 from schemas.shards import read_pairs
-from tests.trainer.pairs import a_pair, save
+from tests.trainer.pairs import a_pair, photo, save
 from trainer import rows as rows_module
 from trainer.errors import UsageError
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO
@@ -125,6 +125,15 @@ def test_a_source_image_is_on_one_side_of_the_split_for_good(tmp_path):
     assert set(fewer.pair_ids) == set(held.pair_ids) - {"pair-0060", "pair-0061"}
     assert set(rows.split(0.3, 6)[1].pair_ids) != set(held.pair_ids)
     assert len(rows.split(0.0, 5)[1]) == 0
+
+
+def test_files_that_are_all_called_alike_are_spoken_of(tmp_path, caplog):
+    pairs = [a_pair(n, chosen_image=photo(0, path="image.jpg")) for n in range(30)]
+    Rows.open([save(tmp_path / "a", pairs)]).split(0.5, 0)
+    assert "30 of 30 rows are held for pairs of one source image" in caplog.text
+    caplog.clear()
+    Rows.open([save(tmp_path / "b", [a_pair(n) for n in range(30)])]).split(0.5, 0)
+    assert not caplog.text
 
 
 def refused(run: Path, *words: str) -> None:
