@@ -50,9 +50,7 @@ class ViewLogProbs(nn.Module):
 
     def forward(self, batch: Batch) -> dict[View, Tensor]:
         """The table of a batch on the model's device."""
-        base = (
-            self.learner.get_base_model() if hasattr(self.learner, "peft_config") else self.learner
-        )
+        base = _base(self.learner)
         inner, head = base.model, base.get_output_embeddings()
         passes = _passes(batch.packed, self.pass_tokens)
         groups = _image_calls(inner, batch)
