@@ -1,11 +1,13 @@
 """Do the losses teach a model to look? A tiny VLM with habits, every loss, several seeds.
 
-For each seed: a world, a model that grew up in it (`world.py`), near misses made by our own recipes
+For each seed: a world, a model that grew up in it (`tests/trainer/world.py`), near misses made by our own recipes
 from fresh scenes, and one run of the trainer for each loss from the same model on the same pairs.
 Before and after: the trainer's probe over held-out pairs, and questions about fresh scenes without
 habits (where only looking helps) and with them (where the old answers still serve).
 
 Everything is kept in `--work`: the same command goes on where it stopped.
+
+    PYTHONPATH=. .venv/bin/python deploy/bench/learning.py --work FOLDER
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 from transformers import LlavaForConditionalGeneration
-from world import (
+
+from tests.trainer.world import (
     KINDS,
     RECIPES,
     Asked,
@@ -45,7 +48,6 @@ from world import (
     teach_tower,
     write_seeds,
 )
-
 from trainer.evaluate.judges import judge_of
 from trainer.evaluate.run import Judge, evaluate
 from trainer.families import load_family

@@ -13,13 +13,16 @@ from pipeline.sources import open_source
 
 def make_run(folder: Path, recipe: str, num: int, side: int = 96) -> Path:
     """A finished run of a recipe over `num` scenes; returns its folder."""
-    scenes = folder / "scenes"
-    write_scenes(scenes, num, side=side)
-    output = folder / "run"
+    write_scenes(folder / "scenes", num, side=side)
+    return run_over(folder / "scenes" / "seeds.jsonl", recipe, folder / "run")
+
+
+def run_over(seeds: Path, recipe: str, output: Path) -> Path:
+    """A finished run of a recipe over a file of seeds; returns its folder."""
     request = Request(
         book=load_recipe(recipe),
         placement=Placement(name="test", groups=[GroupPlacement()]),
-        source=open_source(str(scenes / "seeds.jsonl")),
+        source=open_source(str(seeds)),
         output=str(output),
         local=True,
     )
