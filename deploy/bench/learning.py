@@ -1,9 +1,9 @@
 """Do the losses teach a model to look? A tiny VLM with habits, every loss, several seeds.
 
-For each seed: a world, a model that grew up in it (`tests/trainer/world.py`), near misses made by our own recipes
-from fresh scenes, and one run of the trainer for each loss from the same model on the same pairs.
-Before and after: the trainer's probe over held-out pairs, and questions about fresh scenes without
-habits (where only looking helps) and with them (where the old answers still serve).
+For each seed: a world, a model that grew up in it (`tests/trainer/world.py`), near misses made by
+our own recipes from fresh scenes, and one run of the trainer for each loss from the same model on
+the same pairs. Before and after: the trainer's probe over held-out pairs, and questions about fresh
+scenes without habits (where only looking helps) and with them (where the old answers still serve).
 
 Everything is kept in `--work`: the same command goes on where it stopped.
 
