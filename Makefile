@@ -43,7 +43,7 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp tests/torchvision_on_cpu.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[demo,dev,diffusion,open_clip,segment_anything,chat,train]'
+	  -e '.[demo,dev,diffusion,open-clip,segment-anything,chat,train]'
 	$(BIN)/python tests/torchvision_on_cpu.py
 	touch $@
 

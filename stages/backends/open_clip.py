@@ -55,7 +55,7 @@ class OpenClip:
         except ImportError:
             raise CheckpointError(
                 "the backend open_clip needs open_clip_torch, which is not installed; "
-                "pip install 'nearmiss[open_clip]'"
+                "pip install 'nearmiss[open-clip]'"
             ) from None
         self._place = where, _ = place(device)
         (checkpoint,) = self.checkpoints()

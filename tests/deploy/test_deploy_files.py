@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,22 @@ def test_one_image_for_all():
     )
     assert version is not None
     assert image.endswith(f":{version[1]}")
+
+
+def test_every_extra_that_is_asked_for_exists():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    declared = set(project["project"]["optional-dependencies"])
+    # An older pip takes `open_clip` for another name than `open-clip`, and only warns.
+    assert not [name for name in declared if not re.fullmatch("[a-z0-9-]+", name)]
+    code = [
+        path
+        for folder in ("stages", "pipeline", "trainer")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    texts = [path.read_text("utf-8") for path in (*code, ROOT / "Makefile", *DEPLOY.rglob("*.md"))]
+    asked = re.findall(r"(?:nearmiss|'\.)\[([a-z0-9_,-]+)\]", "\n".join(texts))
+    wanted = {name for extras in asked for name in extras.split(",")}
+    assert {"demo", "dev", "open-clip", "vllm"} <= wanted <= declared
 
 
 def test_the_image_gets_what_it_copies():

@@ -46,7 +46,7 @@ class SegmentAnything:
         except ImportError as error:
             raise CheckpointError(
                 f"the backend segment_anything cannot be imported ({error}); pip install "
-                "'nearmiss[segment_anything]', or take the backend sam"
+                "'nearmiss[segment-anything]', or take the backend sam"
             ) from None
         self._device, _ = place(device)
         path = locate(self.checkpoints()[0])
