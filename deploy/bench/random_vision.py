@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from random_large import save_big_lama, save_ram_plus
 
 from tests.tiny.clip import save_clip
 from tests.tiny.dinov2 import save_dinov2
@@ -79,8 +80,7 @@ FULL: Mapping[str, Mapping[str, Any]] = {
         "num_queries": 900, "max_text_len": 256,
     },
 }  # fmt: skip
-"""What differs from the tiny configuration, by family. RAM and LaMa stay small: one has its own
-layout, the other is a program and not an architecture of a library."""
+"""What differs from the tiny configuration, by family; RAM++ and LaMa are in `random_large.py`."""
 
 CLASSES = {
     "sam": transformers.SamModel,
@@ -103,14 +103,11 @@ def random_models(folder: Path, *, full: bool) -> dict[str, Any]:
     """Folders (of RAM its three files, of LaMa its file) by family."""
     for name in ("ram", *CLASSES):
         (folder / name).mkdir(parents=True)
-    ram = save_ram(folder / "ram")
-    Path(ram["tag_list"]).write_text("\n".join(TAGS))
-    Path(ram["thresholds"]).write_text("\n".join(["0"] * len(TAGS)))
     models = {
-        "ram": ram,
+        "ram": save_ram_plus(folder / "ram", TAGS) if full else _tiny_ram(folder / "ram"),
         "grounding_dino": save_grounding_dino(folder / "grounding_dino"),
         "sam": save_sam(folder / "sam"),
-        "lama": save_lama(folder / "big-lama.pt"),
+        "lama": (save_big_lama if full else save_lama)(folder / "big-lama.pt"),
         "siglip": save_siglip(folder / "siglip"),
         "dinov2": save_dinov2(folder / "dinov2"),
         "clip": save_clip(folder / "clip"),
@@ -119,6 +116,13 @@ def random_models(folder: Path, *, full: bool) -> dict[str, Any]:
         for name in FULL:
             _enlarge(name, folder / name)
     return models
+
+
+def _tiny_ram(folder: Path) -> dict[str, Any]:
+    ram = save_ram(folder)
+    Path(ram["tag_list"]).write_text("\n".join(TAGS))
+    Path(ram["thresholds"]).write_text("\n".join(["0"] * len(TAGS)))
+    return ram
 
 
 def _enlarge(name: str, folder: Path) -> None:
