@@ -149,7 +149,7 @@ class OpenAIChat:
         self._client = self._runner = self._slots = None
 
     def chat(self, requests: Sequence[Request[Answer]]) -> list[Reply[Answer] | Unanswered]:
-        """One result per request, in order. Equal requests of a batch are asked once.
+        """One result per request, in order. Requests that are equal, seed and all, are asked once.
 
         Raises ServiceDown if the endpoint is down for `patience_s`, refuses the key, or does not
         have the model.
@@ -166,13 +166,14 @@ class OpenAIChat:
         keys = []
         for request in requests:
             payload = self._payload(request)
-            keys.append(content_id("chat 1", json.dumps(payload, sort_keys=True)))
+            # The seed counts where it is not sent, too: samples and votes differ in nothing else.
+            keys.append(content_id("chat 2", json.dumps(payload, sort_keys=True), request.seed))
             payloads[keys[-1]] = payload
         results = self._runner.run(self._all(payloads))
         return [results[key] for key in keys]
 
     def _payload(self, request: Request[Any]) -> dict[str, Any]:
-        """The request's body: all that decides its reply."""
+        """The request's body: with the seed, all that decides its reply."""
         form = request.answer if issubclass(request.answer, Form) else None
         asked = request if self.structured == "json_schema" else in_words(request)
         sampling = request.sampling

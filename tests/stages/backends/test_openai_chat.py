@@ -25,7 +25,9 @@ from stages.backends.openai_chat import OpenAIChat
 from stages.backends.retry_after import retry_after_s
 from stages.base import Device, ServiceDown
 from stages.chat import Form, Message, Reply, Request, Sampling, Unanswered
+from stages.sampler import Sampler
 from tests.chat_server import ChatServer, Cut, Fail, Garbage, Say, Slow, images, user_text
+from tests.pipeline import fake_runs
 
 
 class Grade(Form):
@@ -118,6 +120,21 @@ def test_equal_requests_of_a_batch_are_asked_once():
         replies = chat.chat([ask(), ask(), ask(seed=2)])
     assert len(replies) == 3
     assert len(server.payloads) == 2
+
+
+def test_samples_are_asked_one_by_one_where_the_endpoint_takes_no_seed(tmp_path: Path):
+    """Nothing in their bodies tells them apart; the endpoint draws each anew."""
+    said = iter(range(100))
+    settings = {"send_seed": False, "cache": str(tmp_path)}
+    with ChatServer(lambda _: f"answer {next(said)}") as server:
+        for _ in range(2):  # the second time from the cache
+            with talking(server, **settings) as chat:
+                sampler = Sampler(chat, samples=6, sampling=Sampling(temperature=1.0))
+                ((sampled,),) = sampler.process([fake_runs.seed("s")])
+            assert sorted(a.text for a in sampled.answers) == [f"answer {i}" for i in range(6)]
+            assert {a.times for a in sampled.answers} == {1}
+            assert len(server.payloads) == 6
+    assert all("seed" not in payload for payload in server.payloads)
 
 
 @pytest.mark.parametrize(
