@@ -24,9 +24,11 @@ RELEASED_PAIR_COLUMNS = [
 _MOVED = {
     "counting.json": Kind.COUNT,
     "left_right.json": Kind.POSITION,
-    "up_down.json": Kind.POSITION,
+    "up_down.json": Kind.RELATION,
 }
-"""Files {picture: [{image_id, pos, neg}]} of CounterCurate, with what differs."""
+"""Files {picture: [{image_id, pos, neg}]} of CounterCurate, with what differs. Left and right are
+exchanged by mirroring; above and below by drawing both things anew, so those pairs are filtered as
+other generated ones are."""
 _CHANGED = {"noun": Kind.OBJECT, "adjective": Kind.ATTRIBUTE, "reverse": Kind.RELATION}
 """Keys of dalle_gen_counterfactuals.json, with what differs; "reverse" exchanges two things."""
 _ORDER = "order"

@@ -50,21 +50,26 @@ def test_countercurate(tmp_path):
     write(tmp_path, "left_right.json", {
         "12": [{"image_id": 1, "pos": "a man left of a dog", "neg": "a dog left of a man"}],
     })  # fmt: skip
+    write(tmp_path, "up_down.json", {
+        "14": [{"image_id": 2, "pos": "a cup above a book", "neg": "a book above a cup"}],
+    })  # fmt: skip
     write(tmp_path, "dalle_gen_counterfactuals.json", {
         "13": {"noun": "a cat sits", "adjective": None, "reverse": "a mat on a dog"},
     })  # fmt: skip
     write(tmp_path, "flickr30k_image_captions.json", {"13": ["a dog sits", "a dog on a mat"]})
     draw(tmp_path, "counting/pos/11.jpg", "counting/neg/11_5.png", "left_right/pos/12.jpg",
-         "left_right/neg/12.jpg", "flickr30k-images/13.jpg",
+         "left_right/neg/12.jpg", "up_down/pos/14.jpg", "up_down/neg/14_2.png",
+         "flickr30k-images/13.jpg",
          "dalle_gen_counterfactuals/13_noun.jpg")  # fmt: skip
-    count, moved, noun = seeds(tmp_path)  # 11_6 and 13_reverse were never drawn
+    count, moved, drawn, noun = seeds(tmp_path)  # 11_6 and 13_reverse were never drawn
     assert (count.chosen, count.counterpart.answer) == ("three cups", "two cups")
     assert count.counterpart.kind is Kind.COUNT
     assert moved.counterpart.kind is Kind.POSITION
+    assert drawn.counterpart.kind is Kind.RELATION
     assert (noun.chosen, noun.counterpart.answer) == ("a dog sits", "a cat sits")
     assert noun.counterpart.kind is Kind.OBJECT
-    assert noun.counterpart.image.bytes == jpeg(40 + 20 * 5)
-    assert len({count.seed_id, moved.seed_id, noun.seed_id}) == 3
+    assert noun.counterpart.image.bytes == jpeg(40 + 20 * 7)
+    assert len({count.seed_id, moved.seed_id, drawn.seed_id, noun.seed_id}) == 4
 
 
 def test_finecops_ref_without_order_and_text_negatives(tmp_path):
