@@ -30,6 +30,7 @@ class Questioner(Stage[ScoredCandidate, ScoredCandidate]):
     """Writes the prompt of pairs whose answers are captions: first text step of MVC.
 
     (arXiv 2502.13928: one conversational question for which both captions are natural answers.)
+    The input's `rejected` goes with the prompt it was an answer to.
     """
 
     consumes: ClassVar[type] = ScoredCandidate
@@ -87,5 +88,6 @@ def _asked(
     if bool(of_chosen & asked) != bool(of_other & asked):
         told = ", ".join(sorted((of_chosen | of_other) & asked))
         return Drop(Reason.BAD_REPLY, f"the question gives the contrast away: {told}", result.raw)
-    seed = replace(candidate.seed, prompt=question)
+    # The input's wrong answer answers the question that was replaced.
+    seed = replace(candidate.seed, prompt=question, rejected=None)
     return [replace(record, candidate=replace(candidate, seed=seed))]

@@ -31,7 +31,7 @@ class Rewriter(Stage[ScoredCandidate, ScoredCandidate]):
     """Rephrases question and both captions: second text step of MVC (arXiv 2502.13928).
 
     The contrast must stay: every word in which the captions differed must still be one in which
-    the answers differ, so that the spans cover it.
+    the answers differ, so that the spans cover it. The input's `rejected` goes with the prompt.
     """
 
     consumes: ClassVar[type] = ScoredCandidate
@@ -105,7 +105,8 @@ def _rewritten(
             record,
             candidate=replace(
                 candidate,
-                seed=replace(candidate.seed, prompt=question, chosen=first),
+                # The input's wrong answer answers the question that was replaced.
+                seed=replace(candidate.seed, prompt=question, chosen=first, rejected=None),
                 counterfactual=second,
                 params={**candidate.params, **captions},
             ),

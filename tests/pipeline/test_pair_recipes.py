@@ -88,7 +88,8 @@ def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path
     table, planted = [], {}
     for i, pair in enumerate(pairs):
         row = {k: pair[k] for k in ("chosen_image", "rejected_image", "chosen", "counterfactual")}
-        row |= {"id": f"p{i}", "kind": "attribute", "prompt": "Describe the picture."}
+        row |= {"id": f"p{i}", "kind": "attribute", "prompt": "Is there a duck?"}
+        row |= {"rejected": "Yes, there is a duck."}
         table.append(row)
         if i % 3 == 0:  # the other picture is the same one
             planted[f"same{i}"] = "too_similar"
@@ -118,6 +119,7 @@ def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path
     assert len(passed) >= 0.9 * len(good), Counter(r["reason"] for r in good)
     for row in passed:
         assert row["prompt"] == "What can be seen there?"
+        assert row["rejected"] is None, "an answer to another question"
         assert row["chosen"].startswith("Well: ")
         spans = [row["chosen"][s:e] for s, e in row["chosen_spans"]]
         assert spans, "the contrast is still marked"
@@ -131,6 +133,45 @@ def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path
                  "--validation", "0.3"]) == 0  # fmt: skip
     written = [json.loads((out / f"mvc_{s}.json").read_text()) for s in ("train", "validation")]
     assert sum(map(len, written)) == len(passed)
+    out = tmp_path / "trl"
+    assert main(["export", str(tmp_path / "run"), "--format", "trl", "--output", str(out)]) == 0
+    (table,) = [pq.read_table(file) for file in (out / "data").iterdir()]
+    wrong = {answer[0]["content"] for answer in table["rejected"].to_pylist()}
+    assert wrong == {row["counterfactual"] for row in passed}
+
+
+def countercurate(folder: Path, picture: bytes) -> Path:
+    """One pair of `up_down`, whose other picture is the same."""
+    for name in ("up_down/pos/1.jpg", "up_down/neg/1_1.png"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(picture)
+    pair = {"image_id": 1, "pos": "a cup above a book", "neg": "a book above a cup"}
+    (folder / "up_down.json").write_text(json.dumps({"1": [pair]}))
+    return folder
+
+
+def symmpo(folder: Path, picture: bytes) -> Path:
+    """One row of SymMPO, whose other picture is the same."""
+    image = {"bytes": picture, "path": None}
+    row = {"image_1": image, "image_2": image, "question": "What is it?", "resp_1_w": "A cup.",
+           "resp_1_l": "A fork.", "resp_2_w": "A plate.", "idx": "1"}  # fmt: skip
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist([row]), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+@pytest.mark.parametrize("made", [countercurate, symmpo])
+def test_mvc_filters_every_kind_that_it_says_it_filters(recolored, tmp_path, made):
+    (pair, *_) = pa.concat_tables(list(read_pairs(Folder.at(str(recolored))))).to_pylist()
+    source = made(tmp_path / "input", pair["chosen_image"]["bytes"])
+    with ChatServer([Say("nobody should ask")]) as server:
+        command = ["run", "mvc", "--input", str(source), "--output", str(tmp_path / "run"),
+                   "--local", *EMBEDDERS]  # fmt: skip
+        for stage in ("questioner", "rewriter", "chat_verifier"):
+            command += ["--set", f"{stage}.chat.base_url={server.url}"]
+        assert main(command) == 0
+        assert not server.payloads
+    assert [row["reason"] for row in rows_of(tmp_path / "run")] == ["too_similar"]
 
 
 def test_a_liar_is_outvoted_more_often_than_not(recolored, tmp_path):

@@ -57,6 +57,7 @@ def test_the_question_becomes_the_prompt_and_its_row_decides_the_seed():
         again = only(stage.process([record()]))
     assert made.candidate.seed.prompt == "How many dogs run?"
     assert made.candidate.seed.chosen == "Three dogs run on grass."
+    assert made.candidate.seed.rejected is None, "it answers the question that was replaced"
     assert made == again
     assert '"Three dogs run on grass."' in user_text(server.payloads[0])
     assert server.payloads[0]["seed"] == server.payloads[1]["seed"]
@@ -95,6 +96,7 @@ def test_rewriting_keeps_the_contrast_and_the_captions():
         made = only(stage.process([record()])).candidate
     assert made.seed.chosen == "I count three dogs there."
     assert made.counterfactual == "I count two dogs there."
+    assert made.seed.rejected is None, "it answers the question that was replaced"
     assert made.params["caption_chosen"] == "Three dogs run on grass."
     assert made.params["caption_counterfactual"] == "Two dogs run on grass."
 
