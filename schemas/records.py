@@ -220,6 +220,9 @@ class Grounded:
     """The seed."""
     regions: tuple[Region, ...]
     """At least one region that the answer speaks of; pixels of `seed.image`."""
+    things: tuple[Region, ...]
+    """All that is known to be in the picture, annotated or else found: `regions` and what is not
+    worth changing, each thing once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,13 @@ class Segmented:
     """The seed."""
     region: Region
     """The region to change; `mask` is set and has the size of `seed.image`."""
+    things: tuple[Region, ...]
+    """As in `Grounded`, without the masks that were found since."""
+
+    @property
+    def others(self) -> tuple[Region, ...]:
+        """The things but for the region itself: those with another box."""
+        return tuple(thing for thing in self.things if thing.box != self.region.box)
 
 
 @dataclass(frozen=True, slots=True)

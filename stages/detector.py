@@ -80,14 +80,14 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         self, record: Tagged, found: Sequence[tuple[str, Box, float]]
     ) -> Sequence[Grounded] | Drop:
         seed = record.seed
-        regions = seed.regions or self._things(seed, found)
-        if not regions:
+        things = seed.regions or self._things(seed, found)
+        if not things:
             names = ", ".join(tag.name for tag in record.tags[:8])
             return Drop(Reason.NO_REGION, f"none of {len(record.tags)} tags was found: {names}")
-        kept = self.worth_changing(seed, regions)
-        return kept if isinstance(kept, Drop) else [Grounded(seed, tuple(kept))]
+        kept = self.worth_changing(seed, things)
+        return kept if isinstance(kept, Drop) else [Grounded(seed, tuple(kept), things)]
 
-    def _things(self, seed: Seed, found: Sequence[tuple[str, Box, float]]) -> Sequence[Region]:
+    def _things(self, seed: Seed, found: Sequence[tuple[str, Box, float]]) -> tuple[Region, ...]:
         """One region for each thing, by greedy suppression of those that overlap a better one."""
         regions = [_region(seed, *detection) for detection in found]
         regions = [region for region in regions if region.box.area > 0]
@@ -96,7 +96,7 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         for region in sorted(regions, key=lambda r: (not named[r.label], -(r.score or 0.0))):
             if not any(self._same(region, other) for other in things):
                 things.append(region)
-        return things
+        return tuple(things)
 
     def _same(self, one: Region, other: Region) -> bool:
         same_tag = one.label.casefold() == other.label.casefold()

@@ -42,11 +42,11 @@ _TRIES = 8
 class Duplicator(RecordStage[Segmented, Candidate]):
     """Paste a copy of the region at about its own height, where the surroundings look alike.
 
-    The answer must count the region's noun ("two dogs", "a dog") and as many must be annotated. A
-    place is free if the copy lies inside the picture and touches neither the region nor any other
-    annotated box. Of the free places the one is taken whose surroundings and ground (mean and
-    spread of lightness and colours, and texture, apart for the upper, middle and lower third) are
-    most like those around the region. The copy is mirrored or not, by the row's seed.
+    The answer must count the region's noun ("two dogs", "a dog") and as many must be annotated, or
+    found. A place is free if the copy lies inside the picture and touches neither the region nor
+    the box of any other thing. Of the free places the one is taken whose surroundings and ground
+    (mean and spread of lightness and colours, and texture, apart for the upper, middle and lower
+    third) are most like those around the region. The copy is mirrored or not, by the row's seed.
     """
 
     consumes: ClassVar[type] = Segmented
@@ -80,7 +80,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         seed, region = record.seed, record.region
         assert region.mask is not None
         mentions = _mentions(seed.chosen, region)
-        counted = self._counted(seed, region, mentions)
+        counted = self._counted(record, mentions)
         if isinstance(counted, Drop):
             return counted
         mask = region.mask.to_array()
@@ -91,7 +91,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         flipped = bool(draw.integers(2)) and self.mirror
         picture = decode(seed.image)
         stamp = _Stamp.cut(picture, mask, flipped=flipped)
-        place = self._place(picture, mask, stamp, seed, region)
+        place = self._place(record, picture, mask, stamp)
         if isinstance(place, Drop):
             return place
         x, y, mismatch = place
@@ -105,8 +105,9 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         return [_candidate(record, mentions, counted, edited, pasted, params=params)]
 
     def _counted(
-        self, seed: Seed, region: Region, mentions: Sequence[wording.Mention]
+        self, record: Segmented, mentions: Sequence[wording.Mention]
     ) -> wording.Mention | Drop:
+        seed, region = record.seed, record.region
         if wording.speaks_of_several(seed.chosen, region.label, region.attributes):
             return Drop(Reason.NO_COUNT_WORD, f'"{region.label}": the answer speaks of others')
         if not wording.has_limits(region.label):
@@ -122,7 +123,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
             return Drop(Reason.NO_COUNT_WORD, f'"{counted.opener.text}" is not taken for one')
         present = [
             other
-            for other in seed.regions
+            for other in record.things
             if wording.refers_to(counted, other.label, other.attributes)
         ]
         twice = any(a.box.iou(b.box) > 0.5 for a, b in itertools.combinations(present, 2))
@@ -131,7 +132,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         if len(present) != counted.number:
             return Drop(
                 Reason.COUNT_MISMATCH,
-                f'the answer counts {counted.number} "{region.label}", {len(present)} annotated',
+                f'the answer counts {counted.number} "{region.label}", {len(present)} are known',
             )
         tied = wording.place_word(seed.chosen, counted)
         if tied is not None:
@@ -159,14 +160,13 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         return None
 
     def _place(
-        self, picture: Pixels, mask: Bools, stamp: _Stamp, seed: Seed, region: Region
+        self, record: Segmented, picture: Pixels, mask: Bools, stamp: _Stamp
     ) -> tuple[int, int, float] | Drop:
         """Upper left corner for the copy, and the difference of its surroundings."""
-        taken = mask.copy()
-        for other in seed.regions:
-            if other.box != region.box:
-                x0, y0, x1, y1 = other.box.pixels(seed.width, seed.height)
-                taken[y0:y1, x0:x1] = True
+        seed, taken = record.seed, mask.copy()
+        for other in record.others:
+            x0, y0, x1, y1 = other.box.pixels(seed.width, seed.height)
+            taken[y0:y1, x0:x1] = True
         small = _SEARCH_SIDE / max(seed.width, seed.height, _SEARCH_SIDE)
         size = (max(1, round(seed.width * small)), max(1, round(seed.height * small)))
         shrunk = [_shrunk(m, size) for m in (mask, taken)]

@@ -29,4 +29,4 @@ class AnnotatedRegions(RegionLimits, RecordStage[Seed, Grounded]):
         if not record.regions:
             return Drop(Reason.NO_REGION, "no region is annotated")
         kept = self.worth_changing(record, record.regions)
-        return kept if isinstance(kept, Drop) else [Grounded(record, tuple(kept))]
+        return kept if isinstance(kept, Drop) else [Grounded(record, tuple(kept), record.regions)]

@@ -58,8 +58,8 @@ class Inpainter(Stage[Segmented, Candidate]):
     fill in."""
     counterfactual: Literal["absence", "none"] = "absence"
     """The answer that is true of the new picture: "There is no red stool in the picture.", or none.
-    Also none where another annotated region fits the label, where the answer speaks of several, and
-    for parts and kinds of things ("wheel", "animal"), of which there may be more."""
+    Also none where another thing, annotated or found, fits the label, where the answer speaks of
+    several, and for parts and kinds of things ("wheel", "animal"), of which there may be more."""
 
     def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
@@ -133,9 +133,8 @@ class Inpainter(Stage[Segmented, Candidate]):
     def _answer(self, record: Segmented) -> str | None:
         """The sentence of absence, unless what may still be there would make it a lie."""
         region = record.region
-        others = [r for r in record.seed.regions if r.box != region.box]
-        stays = any(_is_twin(other, region) for other in others) or wording.may_stay(
-            record.seed.chosen, region.label, [other.label for other in others]
+        stays = any(_is_twin(other, region) for other in record.others) or wording.may_stay(
+            record.seed.chosen, region.label, [other.label for other in record.others]
         )
         return None if stays or self.counterfactual == "none" else absence(region.label)
 
@@ -175,10 +174,10 @@ def _is_twin(other: Region, region: Region) -> bool:
 
 
 def _other_things(record: Segmented) -> BoolMask:
-    """The boxes of the seed's other regions, but for those the region stands in or on."""
+    """The boxes of the picture's other things, but for those the region stands in or on."""
     seed, own = record.seed, record.region.box
     things = np.zeros((seed.height, seed.width), dtype=bool)
-    for other in seed.regions:
+    for other in record.others:
         around = other.box.intersection(own).area > 0.5 * own.area
         if not around:
             x0, y0, x1, y1 = other.box.pixels(seed.width, seed.height)

@@ -24,7 +24,6 @@ from schemas.records import (
     Kind,
     Reason,
     Region,
-    Seed,
     Segmented,
     Span,
 )
@@ -106,7 +105,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         """The recoloured candidate, or why there is none."""
         seed, region = record.seed, record.region
         assert region.mask is not None
-        words = _named_colors(seed, region)
+        words = _named_colors(record)
         if isinstance(words, Drop):
             return words
         picture, mask = decode(seed.image), region.mask.to_array()
@@ -221,9 +220,10 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         return None
 
 
-def _named_colors(seed: Seed, region: Region) -> dict[str, list[Span]] | Drop:
+def _named_colors(record: Segmented) -> dict[str, list[Span]] | Drop:
     """The basic colours that the answer gives to the region, each with the words to swap."""
-    if any(_others_share(seed, region, m) for m in _mentions(seed.chosen, region) if m.colors):
+    seed, region = record.seed, record.region
+    if any(_others_share(record, m) for m in _mentions(seed.chosen, region) if m.colors):
         return Drop(Reason.AMBIGUOUS_REGION, f'another "{region.label}" may be meant')
     found: dict[str, list[Span]] = {}
     new: dict[str, int] = {}
@@ -237,9 +237,8 @@ def _named_colors(seed: Seed, region: Region) -> dict[str, list[Span]] | Drop:
             if color.exact:
                 found.setdefault(color.name, []).append(color.span)
                 new[color.name] = new.get(color.name, 0) + mention.introduces
-    for other in seed.regions:
-        inside = region.box.intersection(other.box).area > 0.5 * other.box.area
-        if other.box == region.box or not inside:
+    for other in record.others:
+        if region.box.intersection(other.box).area <= 0.5 * other.box.area:
             continue
         same = found.keys() & {n for m in _mentions(seed.chosen, other) for n in m.color_names}
         if same:
@@ -294,12 +293,8 @@ def _mentions(text: str, region: Region) -> list[wording.Mention]:
     ]
 
 
-def _others_share(seed: Seed, region: Region, mention: wording.Mention) -> bool:
-    return any(
-        wording.refers_to(mention, other.label, other.attributes)
-        for other in seed.regions
-        if other.box != region.box
-    )
+def _others_share(record: Segmented, mention: wording.Mention) -> bool:
+    return any(wording.refers_to(mention, other.label, other.attributes) for other in record.others)
 
 
 def _candidate(

@@ -157,7 +157,7 @@ class Segmenter(Stage[Grounded, Segmented]):
                 Reason.REGION_TOO_LARGE,
                 f"{region.label}: mask covers {share:.1%} of the picture, most {self.max_area:.1%}",
             )
-        return Segmented(seed, replace(region, mask=mask))
+        return Segmented(seed, replace(region, mask=mask), record.things)
 
 
 def _gathered(record: Grounded, judged: Sequence[Segmented | Drop]) -> Sequence[Segmented] | Drop:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def scene(
     image = encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8))
     regions = tuple(Region("dog", Box(*map(float, box))) for box in boxes)
     seed = Seed(seed_id, 0, image, WIDTH, HEIGHT, prompt, chosen, None, regions, "test", None)
-    return Segmented(seed, Region("dog", regions[0].box, Mask.from_array(masks[0])))
+    return Segmented(seed, Region("dog", regions[0].box, Mask.from_array(masks[0])), regions)
 
 
 def reason(outcome):
@@ -127,12 +129,12 @@ def test_a_thing_cut_by_the_edge_or_half_a_mask_is_no_second_thing():
     half = record.region.mask.to_array()
     half[:70] = False
     torn = Region("dog", record.region.box, Mask.from_array(half))
-    outcome = Duplicator().process_one(Segmented(record.seed, torn))
+    outcome = Duplicator().process_one(replace(record, region=torn))
     assert reason(outcome) == Reason.BAD_SEGMENTATION
     edge = np.zeros((HEIGHT, WIDTH), bool)
     edge[50:90, :30] = True
     cut = Region("dog", Box(0, 50, 30, 90), Mask.from_array(edge))
-    outcome = Duplicator().process_one(Segmented(scene(boxes=((0, 50, 30, 90),)).seed, cut))
+    outcome = Duplicator().process_one(replace(scene(boxes=((0, 50, 30, 90),)), region=cut))
     assert reason(outcome) == Reason.NO_FREE_PLACE
 
 

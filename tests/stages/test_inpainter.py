@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ def record(pixels, mask, label="red stool", others=()):
     seed = Seed(
         "s", 0, image, width, height, "What?", "A red stool.", None, (region, *others), "t:1", None
     )
-    return Segmented(seed, Region(label, box, Mask.from_array(mask)))
+    return Segmented(seed, Region(label, box, Mask.from_array(mask)), seed.regions)
 
 
 @dataclass
@@ -274,7 +274,7 @@ def test_a_region_without_mask_is_trouble():
     pixels, _, mask = scene(1)
     one = record(pixels, mask)
     with pytest.raises(ValueError, match="has no mask"):
-        Inpainter(TeleaFill()).process([Segmented(one.seed, one.seed.regions[0])])
+        Inpainter(TeleaFill()).process([replace(one, region=one.seed.regions[0])])
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_absence_is_not_claimed_of_what_has_others_unseen(label):
     pixels, _, mask = scene(1)
     one = record(pixels, mask)
     region = Region(label, one.region.box, one.region.mask)
-    ((candidate,),) = Inpainter(TeleaFill()).process([Segmented(one.seed, region)])
+    ((candidate,),) = Inpainter(TeleaFill()).process([replace(one, region=region)])
     assert candidate.counterfactual is None
 
 

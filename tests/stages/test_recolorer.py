@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,7 +31,7 @@ def scene(
     region = Region(label, BOX, Mask.from_array(inside))
     regions = (Region(label, BOX), *others)
     seed = Seed("s", 0, image, WIDTH, HEIGHT, prompt, chosen, None, regions, "test", None)
-    return Segmented(seed, region)
+    return Segmented(seed, region, regions)
 
 
 def reason(outcome):
@@ -47,7 +49,7 @@ def named(pixels, name):
 def test_picture_and_answer_change_color_together(color, name, run_seed):
     record = scene(color, f"A tall {name} cup stands on the grass.", f"{name} cup")
     seed = Seed(**{f: getattr(record.seed, f) for f in Seed.__slots__} | {"run_seed": run_seed})
-    (candidate,) = Recolorer().process_one(Segmented(seed, record.region))
+    (candidate,) = Recolorer().process_one(replace(record, seed=seed))
     target = candidate.params["color"]
     assert target != name
     assert candidate.counterfactual.split()[2] == target
@@ -146,7 +148,7 @@ def test_same_row_same_color_and_rows_differ():
         Seed(**{f: getattr(record.seed, f) for f in Seed.__slots__} | {"seed_id": str(i)})
         for i in range(12)
     ]
-    drawn = {Recolorer().process_one(Segmented(s, record.region))[0].params["color"] for s in seeds}
+    drawn = {Recolorer().process_one(replace(record, seed=s))[0].params["color"] for s in seeds}
     assert len(drawn) >= 3
 
 

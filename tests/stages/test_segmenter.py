@@ -47,7 +47,7 @@ def grounded(pixels, *boxes, masks=None):
     regions = tuple(
         Region(f"thing {i}", box, masks[i] if masks else None) for i, box in enumerate(boxes)
     )
-    return Grounded(seed_of(pixels, regions), regions)
+    return Grounded(seed_of(pixels, regions), regions, regions)
 
 
 def iou(one, other):
