@@ -56,23 +56,39 @@ def fit(rows: Rows, builder: BatchBuilder, max_tokens: int | None) -> tuple[Rows
     The limit is `max_tokens` and in any case the model's context. Reads every row once, but
     processes no image: how many tokens one has follows from its size. UsageError where no row fits.
     """
-    limit = min(builder.family.context, max_tokens or builder.family.context)
-    ruler = _Ruler(builder)
-    kept: list[int] = []
+    (kept,), report = fit_groups([(rows, builder)], max_tokens)
+    return kept, report
+
+
+def fit_groups(
+    groups: Sequence[tuple[Rows, BatchBuilder]], max_tokens: int | None
+) -> tuple[list[Rows], Fit]:
+    """As `fit`, for groups of rows that are shown in views of their own; one report over all.
+
+    UsageError where no row of any group fits.
+    """
+    limits = [builder.family.context for _, builder in groups]
+    limit = min(limits if max_tokens is None else [*limits, max_tokens])
     too_long: list[str] = []
     placeholders: list[str] = []
-    for number in range(len(rows)):
-        row = rows[number]
-        if builder.family.placeholder in row.prompt:
-            placeholders.append(row.pair_id)
-        elif ruler.fits(row, limit):
-            kept.append(number)
-        else:
-            too_long.append(row.pair_id)
-    report = Fit(limit, len(rows), tuple(too_long), tuple(placeholders))
-    if not kept and len(rows):
-        raise UsageError(f"nothing to train on: {report}; raise max_tokens, or shrink the images")
-    return rows.select(kept), report
+    found = []
+    for rows, builder in groups:
+        ruler = _Ruler(builder)
+        kept: list[int] = []
+        for number in range(len(rows)):
+            row = rows[number]
+            if builder.family.placeholder in row.prompt:
+                placeholders.append(row.pair_id)
+            elif ruler.fits(row, limit):
+                kept.append(number)
+            else:
+                too_long.append(row.pair_id)
+        found.append(rows.select(kept))
+    total = sum(len(rows) for rows, _ in groups)
+    report = Fit(limit, total, tuple(too_long), tuple(placeholders))
+    if not report.kept and total:
+        raise UsageError(f"no row can be read whole: {report}; raise max_tokens, or shrink images")
+    return found, report
 
 
 @dataclass

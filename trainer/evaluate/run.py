@@ -13,7 +13,7 @@ from schemas.records import Span
 from trainer.batches import Batch, BatchBuilder
 from trainer.evaluate import pope, probe
 from trainer.families import Family
-from trainer.fitting import fit
+from trainer.fitting import Fit, fit_groups
 from trainer.losses import LogProbs
 from trainer.rows import Row, Rows
 from trainer.views import Answer, Images, View, columns
@@ -75,8 +75,7 @@ def evaluate(rows: Rows, judge: Judge, *, with_pope: bool) -> Report:
     UsageError where no row can be used.
     """
     usable, census = rows.usable(columns(_OWN), "the probe")
-    builder = BatchBuilder(judge.family, _OWN | _MIRRORED, _SEED)
-    fitting, fits = fit(usable, builder, None)
+    fitting, fits = _fitting(usable, judge)
     log.info("%s; %s", census, fits)
     lines = probe.summarise(list(_probe_rows(fitting, judge)))
     asked = pope.questions(list(_scenes(fitting)), _SEED) if with_pope else []
@@ -84,11 +83,26 @@ def evaluate(rows: Rows, judge: Judge, *, with_pope: bool) -> Report:
     return Report(len(fitting), f"{census}; {fits}", lines, len(asked), pope.score(asked, said))
 
 
+def _fitting(rows: Rows, judge: Judge) -> tuple[Rows, Fit]:
+    """The rows of which all cells of the probe fit, in order, and a report."""
+    groups = [(some, BatchBuilder(judge.family, views, _SEED)) for views, some in _by_views(rows)]
+    kept, fits = fit_groups(groups, None)
+    ids = {pair_id for some in kept for pair_id in some.pair_ids}
+    return rows.select(n for n, pair_id in enumerate(rows.pair_ids) if pair_id in ids), fits
+
+
+def _by_views(rows: Rows) -> Iterator[tuple[frozenset[View], Rows]]:
+    """The pairs with a counterfactual and then those without, each with the cells they have."""
+    mirrored = np.array(
+        [bool(text) for text in rows.columns(["counterfactual"])[0].to_pylist()], dtype=bool
+    )
+    for views, numbers in ((_OWN | _MIRRORED, mirrored), (_OWN, ~mirrored)):
+        yield views, rows.select(np.flatnonzero(numbers))
+
+
 def _probe_rows(rows: Rows, judge: Judge) -> Iterator[probe.ProbeRow]:
     """The cells of each pair; pairs with a counterfactual first, then the others."""
-    mirrored = np.array([bool(text) for text in rows.columns(["counterfactual"])[0].to_pylist()])
-    for views, numbers in ((_OWN | _MIRRORED, mirrored), (_OWN, ~mirrored)):
-        some = rows.select(np.flatnonzero(numbers))
+    for views, some in _by_views(rows):
         kinds = [contrast["kind"] for contrast in some.columns(["contrast"])[0].to_pylist()]
         facts = zip(some.pair_ids, some.pictures, kinds, judge.ask(views, _each(some)), strict=True)
         for pair_id, picture, kind, cells in facts:
