@@ -52,6 +52,8 @@ class Record:
     """All of them call every method; the first one writes."""
     learner: Learner
     """What is saved."""
+    origin: tuple[str, str | None]
+    """Model and commit that the run began from: where a whole model's tokenizer is taken from."""
     position: Position
     """Where the attempt begins."""
     monitor: Monitor
@@ -100,10 +102,10 @@ class Record:
             self._save(done)
         return result.wish is Wish.STOP and not ends
 
-    def finish(self, model: str, revision: str | None) -> None:
+    def finish(self) -> None:
         """Write the result: `final/` with the weights, loadable as they are."""
         weights = gather_weights(self.learner.model, keep=self.processes.first)
-        self._on_first(lambda: self._write_final(weights, model, revision))
+        self._on_first(lambda: self._write_final(weights))
 
     def _write_line(self, done: int) -> None:
         rows = self._window.sums["rows"]
@@ -124,7 +126,7 @@ class Record:
         position = replace(self.position, step=done, sums=dict(self._window.sums))
 
         def content(folder: Path) -> None:
-            save_weights(folder, self.learner.model, weights)
+            self._write_weights(folder, weights)
             save_optimizer(folder, optimizer)
 
         def write() -> None:
@@ -132,13 +134,17 @@ class Record:
 
         self._on_first(write)
 
-    def _write_final(self, weights: dict[str, Tensor], model: str, revision: str | None) -> None:
+    def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Fill `folder/weights/`; a whole model gets its tokenizer, or nobody could load it."""
+        save_weights(folder, self.learner.model, weights)
+        if base_of(folder / WEIGHTS) is None:
+            copy_companions(*self.origin, folder / WEIGHTS)
+
+    def _write_final(self, weights: dict[str, Tensor]) -> None:
         try:
             with whole_folder(self.folder.final) as folder:
-                save_weights(folder, self.learner.model, weights)
+                self._write_weights(folder, weights)
                 shutil.copyfile(self.folder.path / CARD, folder / CARD)
-                if base_of(folder / WEIGHTS) is None:
-                    copy_companions(model, revision, folder / WEIGHTS)
         except (OSError, SafetensorError) as error:
             message = " ".join(str(error).split())
             raise CheckpointError(

@@ -123,13 +123,21 @@ class _Attempt:
             workers=settings.machine.loader_workers,
             pin=self.processes.device.type == "cuda",
         )
-        record = Record(self.folder, settings.keep, self.processes, learner, position, self.monitor)
+        record = Record(
+            self.folder,
+            settings.keep,
+            self.processes,
+            learner,
+            (self.request.model, self.request.revision),
+            position,
+            self.monitor,
+        )
         with record:
             for step, batches in flow:
                 epoch = (step + 1) / self.material.steps_per_epoch
                 if record.step(step + 1, epoch, loop.step(step, batches)):
                     return Outcome(step + 1, self.num_steps)
-        record.finish(self.request.model, self.request.revision)
+        record.finish()
         return Outcome(self.num_steps, self.num_steps)
 
     def _card(self) -> dict[str, Any]:

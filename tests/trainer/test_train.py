@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -228,3 +229,18 @@ def test_adapters_rest_on_the_model_and_its_commit(request_for):
     config = (wanted.out / "final" / "weights" / "adapter_config.json").read_text()
     assert '"revision": "main"' in config
     assert wanted.model in config
+
+
+def test_a_checkpoint_of_all_weights_is_a_model_that_loads(request_for, tmp_path):
+    """A run that was stopped: merged, and the merged model measured as the run itself is."""
+    wanted = request_for("llava-1.5", "svco")
+    assert not train(wanted, Watch(), stop_after(2)).complete
+    assert main(["merge", str(wanted.out), str(tmp_path / "merged")]) == 0
+    reports = []
+    for what in (["--run", str(wanted.out)], ["--model", str(tmp_path / "merged")]):
+        path = tmp_path / f"{len(reports)}.json"
+        asked = ["evaluate", *wanted.shards, *what, "--device", "cpu", "--weights", "float32"]
+        assert main([*asked, "--no-pope", "--output", str(path)]) == 0
+        reports.append(json.loads(path.read_text())["probe"])
+    assert reports[0] == reports[1]
+    assert (tmp_path / "merged" / "chat_template.jinja").is_file()
