@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from schemas.arrow import from_row, schema_of
 from schemas.files import Folder
-from schemas.ids import content_id, row_seed
+from schemas.holdout import FOLD, VALIDATION, is_held_out, source_image
+from schemas.ids import content_id
 from schemas.records import SCHEMA_VERSION, Contrast, Image, Pair, Span
 from trainer.errors import UsageError
 from trainer.shard_files import ShardFile, open_shards
@@ -42,7 +43,10 @@ _OUTSIDE = "spans inside the answer"
 _CHECKED = (*_TEXTS, *_SPANS, *_IMAGES, _OUTSIDE)
 """What a row may lack; bit i of a row's index entry says that it lacks the i-th."""
 
-_INDEX_COLUMNS = ("pair_id", "seed_id", "chosen_image.path", *_TEXTS, *_SPANS)
+_INDEX_COLUMNS = (
+    *("pair_id", "seed_id", "chosen_image.path", "provenance.params"),
+    *(*_TEXTS, *_SPANS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class _Index:
 
     pair_ids: pa.Array
     pictures: pa.Array
+    folds: pa.Array
     lacks: NDArray[np.uint16]
 
 
@@ -151,7 +156,8 @@ class Rows:
     def split(self, share: float, seed: int) -> tuple[Rows, Rows]:
         """Rows to train on and rows held out: about `share` of the source images.
 
-        All pairs of one source image are on one side, and stay there whatever else is added.
+        `schemas.holdout.is_held_out` says which: all pairs of one source image are on one side, and
+        stay there whatever else is added; pairs of two photos follow their fold.
         """
         pictures = self.pictures
         name, number = Counter(pictures).most_common(1)[0] if pictures else ("", 0)
@@ -161,8 +167,14 @@ class Rows:
                 "called %s; images with names of their own split evenly",
                 *(number, len(self), name),
             )
-        limit = share * 2**63
-        held = np.array([row_seed(seed, p, "held-out") < limit for p in pictures], dtype=bool)
+        folds = self._index.folds.take(pa.array(self._numbers)).to_pylist()
+        if share > 0 and any(folds) and VALIDATION not in folds:
+            log.warning(
+                "no pair of two photos is held out: none was set aside when they were paired; set "
+                "matching.validation of the recipe"
+            )
+        sides = [is_held_out(p, f, share, seed) for p, f in zip(pictures, folds, strict=True)]
+        held = np.array(sides, dtype=bool)
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
     def usable(self, needs: Iterable[str], what: str) -> tuple[Rows, Census]:
@@ -229,13 +241,14 @@ def _check(file: ShardFile) -> None:
             f"{file.name} has schema version {file.version}, this code reads {SCHEMA_VERSION}; "
             "give runs of this version of the pipeline, not exports or files that were rewritten"
         )
-    missing = [name for name in schema_of(Row).names if name not in file.schema.names]
+    needed = [*schema_of(Row).names, "provenance"]
+    missing = [name for name in needed if name not in file.schema.names]
     if missing:
         raise UsageError(
             f"{file.name} lacks the columns {', '.join(missing)}; "
             "the trainer reads data/*.parquet of a run as the run wrote them"
         )
-    for name in schema_of(Row).names:
+    for name in needed:
         kind, expected = file.schema.field(name).type, wanted.field(name).type
         if not kind.equals(expected):
             raise UsageError(f"{file.name}: column {name} is {kind}, not {expected}; rewritten?")
@@ -253,18 +266,21 @@ def _read(file: ShardFile, group: int, columns: Sequence[str]) -> pa.Table:
 
 def _build_index(files: Sequence[ShardFile]) -> _Index:
     ids: list[pa.Array] = []
-    pictures: list[pa.Array] = []
+    pictures: list[str] = []
+    folds: list[pa.Array] = []
     lacks: list[NDArray[np.uint16]] = []
     for file in files:
         for group in range(len(file.group_rows)):
             table = _read(file, group, _INDEX_COLUMNS)
             ids += table["pair_id"].chunks
-            path = pc.struct_field(table["chosen_image"], "path")
-            pictures += pc.coalesce(path, table["seed_id"]).chunks
+            paths = pc.struct_field(table["chosen_image"], "path").to_pylist()
+            pictures += map(source_image, paths, table["seed_id"].to_pylist())
+            folds.append(_folds(table))
             lacks.append(_lacks(table))
     index = _Index(
         pa.chunked_array(ids, pa.string()).combine_chunks(),
-        pa.chunked_array(pictures, pa.string()).combine_chunks(),
+        pa.array(pictures, pa.string()),
+        pa.chunked_array(folds, pa.string()).combine_chunks(),
         np.concatenate([np.zeros(0, np.uint16), *lacks]),
     )
     twice = [name for name, number in Counter(index.pair_ids.to_pylist()).items() if number > 1]
@@ -273,6 +289,22 @@ def _build_index(files: Sequence[ShardFile]) -> _Index:
             f"{len(twice)} pairs are there twice, {twice[0]} for one; was a run given twice?"
         )
     return index
+
+
+def _folds(table: pa.Table) -> pa.Array:
+    """The fold of each row, null for those without."""
+    params = pc.struct_field(table["provenance"], "params").combine_chunks()
+    found = pc.list_flatten(params)
+    of_row = pc.list_parent_indices(params)
+    is_fold = pc.equal(pc.struct_field(found, "name"), FOLD)
+    values = dict(
+        zip(
+            of_row.filter(is_fold).to_pylist(),
+            pc.struct_field(found, "value").filter(is_fold).to_pylist(),
+            strict=True,
+        )
+    )
+    return pa.array([values.get(row) for row in range(table.num_rows)], pa.string())
 
 
 def _lacks(table: pa.Table) -> NDArray[np.uint16]:

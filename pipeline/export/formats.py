@@ -33,7 +33,7 @@ class Wanted:
     validation: float = 0.0
     """Share of original images whose pairs are held out, in [0, 1)."""
     seed: int = 0
-    """Decides, with the image's content alone, which images are held out."""
+    """Decides, with the image's name alone, which images are held out."""
 
 
 class Unfit(Exception):  # noqa: N818  # not an error: counted and reported

@@ -13,12 +13,11 @@ import pyarrow as pa
 from pipeline.errors import UsageError
 from pipeline.export.formats import FORMATS, Format, Row, Table, Unfit, Wanted
 from schemas.files import Folder
+from schemas.holdout import FOLD, TRAIN, VALIDATION, is_held_out, source_image
 from schemas.ids import content_id
 from schemas.outcomes import pair_from_row
 from schemas.records import Image, Pair
 from schemas.shards import DataWriter, read_pairs, with_hf_metadata
-
-TRAIN, VALIDATION = "train", "validation"
 
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
 """File suffix by the first two bytes of an image."""
@@ -102,7 +101,8 @@ def _with_files(output: Folder, value: Any) -> Any:
 def export_run(run: str, form: str, output: str, wanted: Wanted) -> ExportFacts:
     """Write the pairs of `run` to the folder `output` in the form `form`; says what was written.
 
-    All pairs of one original image are on the same side of the split, in whatever run they stand.
+    All pairs of one original image are on the same side of the split, in whatever run they stand,
+    and both photos of a pair of two (`schemas.holdout`).
     Image paths in JSON files start from `output`. UsageError for an unknown form, a run without
     pairs, or a folder that is not empty.
     """
@@ -157,5 +157,7 @@ def _pairs(source: Folder) -> Iterator[Pair]:
 
 
 def _split(pair: Pair, wanted: Wanted) -> str:
-    draw = int(content_id("split", wanted.seed, pair.chosen_image.bytes)[:13], 16) / 16**13
-    return VALIDATION if draw < wanted.validation else TRAIN
+    image = source_image(pair.chosen_image.path, pair.seed_id)
+    fold = pair.provenance.params.get(FOLD)
+    held_out = is_held_out(image, fold, wanted.validation, wanted.seed)
+    return VALIDATION if held_out else TRAIN

@@ -33,6 +33,7 @@ from pipeline.ray_engine import start_ray
 from pipeline.recipes.matching import Matching
 from pipeline.work import Work
 from schemas.files import Folder
+from schemas.holdout import FOLD, TRAIN, VALIDATION
 from schemas.ids import content_id
 from schemas.manifest import read_seeds, write_seeds
 from schemas.outcomes import Origin
@@ -47,8 +48,6 @@ from workers.worker import Assignment
 log = logging.getLogger(__name__)
 
 MATCHES_FILE = "matches.json"
-
-TRAIN, VALIDATION = "train", "validation"
 
 
 @dataclass(frozen=True)
@@ -277,7 +276,7 @@ def _with_partner(
             params={
                 "counterpart_seed": partner,
                 "similarity": f"{match.similarity:.4f}",
-                "fold": fold_of[ref.seed_id],
+                FOLD: fold_of[ref.seed_id],
             },
         ),
     )

@@ -28,7 +28,8 @@ class Matching:
     with the earlier ones exist already."""
     validation: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the images set aside: they are paired among themselves, so that no image stands on
-    both sides of the split. Their pairs carry "fold": "validation" in `provenance.params`."""
+    both sides of the split. Their pairs carry "fold": "validation" in `provenance.params`, which
+    `export --validation` and the trainer's `held_out` follow. With 0 they hold out nothing."""
 
     def __post_init__(self) -> None:
         """ValueError for an empty window."""

@@ -14,8 +14,10 @@ from pipeline.__main__ import main
 from pipeline.errors import UsageError
 from pipeline.export import FORMATS, Wanted, export_run
 from schemas.files import Folder
+from schemas.records import Image
 from schemas.shards import write_data
 from tests.pipeline.fake_runs import pair, picture, write_run
+from trainer.rows import Rows
 
 CHOSEN, REJECTED = "A red stool stands there.", "A green lamp stands there."
 COUNTERFACTUAL = "A blue stool stands there."
@@ -167,14 +169,30 @@ def test_llava_rows_are_supervised(run, tmp_path):
     assert all((folder / row["image"]).is_file() for row in rows)
 
 
-def test_pairs_of_one_image_stay_on_one_side_whatever_the_run(run, tmp_path):
-    sides: dict[str, str] = {}
-    for split in ("train", "validation"):
-        folder = exported(run, "symmpo", tmp_path / split, validation=0.5, seed=3)
-        for row in loaded(folder, split=split).select_columns(["image_path_1"]):
-            sides.setdefault(row["image_path_1"], split)
-            assert sides[row["image_path_1"]] == split
-    assert set(sides.values()) == {"train", "validation"}
+def sides_of(run: str, folder: Path, **wanted: object) -> dict[str, set[str]]:
+    """By split, the names of the originals."""
+    out = exported(run, "symmpo", folder, **wanted)
+    return {
+        split: set(loaded(out, split=split)["image_path_1"]) for split in ("train", "validation")
+    }
+
+
+def test_a_photo_is_on_one_side_in_every_run_however_it_is_encoded(tmp_path):
+    sides = []
+    for number, width in enumerate((60, 61)):  # other recipes, another codec: other bytes
+        outcomes = [
+            pair(f"{number}-{i}-{twice}", i, image=Image(picture(i, width).bytes, f"{i}.jpg"))
+            for i in range(10)
+            for twice in range(2)
+        ]
+        url = write_run(tmp_path / f"run{number}", outcomes)
+        write_data(Folder.at(url), [0], "test")
+        sides.append(sides_of(url, tmp_path / f"out{number}", validation=0.5, seed=3))
+        held = Rows.open([url]).split(0.5, 3)[1]
+        assert set(held.pictures) == sides[number]["validation"], "the trainer holds out the same"
+    assert sides[0] == sides[1]
+    assert not sides[0]["train"] & sides[0]["validation"]
+    assert min(map(len, sides[0].values())) >= 2
 
 
 def test_what_cannot_be_a_row_is_counted(tmp_path, capsys):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,29 +13,22 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.demo.scenes import write_scenes
 from schemas.files import Folder
-from schemas.shards import read_pairs, read_part
-from tests.chat_server import ChatServer, Say, images, system_text, user_text
+from schemas.shards import read_pairs
+from tests.chat_server import ChatServer, Say
+from tests.pair_runs import (
+    EMBEDDERS,
+    Witness,
+    pair_rows,
+    rows_of,
+    same_picture,
+    shade,
+    truth_of,
+    wrong_caption,
+)
+from trainer.rows import Rows
 
 NUM = 18
-EMBEDDERS = ["--set", "embedder.appearance=color_layout", "--set", "embedder.detail=gradient_grid"]
-
-
-def rows_of(run: Path) -> list[dict]:
-    folder = Folder.at(str(run))
-    shards = range(len(folder.names("parts")))
-    return pa.concat_tables([t for s in shards for t in read_part(folder, s)]).to_pylist()
-
-
-def shade(image: bytes) -> bytes:
-    """What a picture is known by, whatever codec it went through: its pixels, very coarse."""
-    picture = PIL.Image.open(io.BytesIO(image)).convert("RGB").resize((12, 12))
-    return (np.asarray(picture).astype(int) // 4).astype(np.uint8).tobytes()
-
-
-def nearest_key(image: bytes, known: dict[bytes, str]) -> str:
-    """The text of the known picture that is most like this one."""
-    mine = np.frombuffer(shade(image), np.uint8).astype(int)
-    return min(known.items(), key=lambda kv: np.abs(np.frombuffer(kv[0], np.uint8) - mine).sum())[1]
+SET_EMBEDDERS = [word for setting in EMBEDDERS for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -54,58 +42,29 @@ def recolored(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def quoted(label: str, payload: dict) -> str:
-    (found,) = re.findall(rf'{label}: ("(?:[^"\\]|\\.)*")', user_text(payload))
-    return json.loads(found)
-
-
-def writer(truth: dict[bytes, str], payload: dict, *, lies: float = 0.0) -> Say:
-    """Asks, rewrites, and judges by what is true of the picture; lies at random, by the seed."""
-    system = system_text(payload)
-    if "You write questions" in system:
-        return Say({"contrast": "colour", "question": "What can be seen in the picture?"})
-    if "You turn captions" in system:
-        return Say({
-            "question": "What can be seen there?",
-            "answer_a": f"Well: {quoted('Caption A', payload)}",
-            "answer_b": f"Well: {quoted('Caption B', payload)}",
-        })  # fmt: skip
-    text, shown = user_text(payload), nearest_key(images(payload)[0], truth)
-    answers = [json.loads(t) for t in re.findall(r'"(?:[^"\\]|\\.)*"', text)]
-    a, b = answers[-2], answers[-1]
-    found = ["yes" if shown in answer else "no" for answer in (a, b)]
-    draw = int(hashlib.sha256(f"{payload['seed']}{text}".encode()).hexdigest()[:8], 16) / 16**8
-    if draw < lies:
-        found = ["no" if f == "yes" else "yes" for f in found]
-    return Say({"reason": shown, "a_of_picture": found[0], "b_of_picture": found[1]})
-
-
 def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path, capsys):
     pairs = pa.concat_tables(list(read_pairs(Folder.at(str(recolored))))).to_pylist()
     assert len(pairs) >= 6
-    truth = {shade(p["rejected_image"]["bytes"]): p["counterfactual"] for p in pairs}
-    truth |= {shade(p["chosen_image"]["bytes"]): p["chosen"] for p in pairs}
     table, planted = [], {}
-    for i, pair in enumerate(pairs):
-        row = {k: pair[k] for k in ("chosen_image", "rejected_image", "chosen", "counterfactual")}
-        row |= {"id": f"p{i}", "kind": "attribute", "prompt": "Is there a duck?"}
-        row |= {"rejected": "Yes, there is a duck."}
+    for i, (row, pair) in enumerate(zip(pair_rows(pairs), pairs, strict=True)):
+        row |= {"prompt": "Is there a duck?", "rejected": "Yes, there is a duck."}
         table.append(row)
-        if i % 3 == 0:  # the other picture is the same one
-            planted[f"same{i}"] = "too_similar"
-            table.append({**row, "id": f"same{i}", "rejected_image": row["chosen_image"]})
-        if i % 3 == 1:  # the caption of the other picture is not true of it
-            planted[f"wrong{i}"] = "refuted"
-            start, end = pair["counterfactual_spans"][0]
-            text = row["counterfactual"]
-            other = f"{text[:start]}transparent{text[end:]}"
-            table.append({**row, "id": f"wrong{i}", "counterfactual": other})
+        if i % 3 == 0:
+            planted[f"same-p{i}"] = "too_similar"
+            table.append(same_picture(row))
+        if i % 3 == 1:
+            planted[f"wrong-p{i}"] = "refuted"
+            table.append(wrong_caption(row, pair))
+        if i % 3 == 2:
+            planted[f"swapped-p{i}"] = "refuted"
+            table.append(row | {"id": f"swapped-p{i}", "chosen": row["counterfactual"],
+                                "counterfactual": row["chosen"]})  # fmt: skip
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "pairs.parquet")
-    with ChatServer(lambda payload: writer(truth, payload)) as server:
+    with ChatServer(Witness(truth_of(pairs))) as server:
         command = [
             "run", "mvc", "--input", str(tmp_path / "pairs.parquet"), "--output",
             str(tmp_path / "run"), "--local", "--columns",
-            "image=chosen_image,counterfactual_image=rejected_image", *EMBEDDERS,
+            "image=chosen_image,counterfactual_image=rejected_image", *SET_EMBEDDERS,
             "--set", "double_threshold.limits.attribute={min_appearance: 0.3, max_detail: 0.999}",
         ]  # fmt: skip
         for stage in ("questioner", "rewriter", "chat_verifier"):
@@ -127,7 +86,7 @@ def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path
         params = {p["name"]: p["value"] for p in row["provenance"]["params"]}
         assert f"Well: {params['caption_chosen']}" == row["chosen"]
     refuted = [r for r in rows if r["reason"] == "refuted"]
-    assert all("b_of_picture" in r["evidence"] for r in refuted)
+    assert all("b_of_second" in r["evidence"] for r in refuted)
     out = tmp_path / "export"
     assert main(["export", str(tmp_path / "run"), "--format", "mvc", "--output", str(out),
                  "--validation", "0.3"]) == 0  # fmt: skip
@@ -166,7 +125,7 @@ def test_mvc_filters_every_kind_that_it_says_it_filters(recolored, tmp_path, mad
     source = made(tmp_path / "input", pair["chosen_image"]["bytes"])
     with ChatServer([Say("nobody should ask")]) as server:
         command = ["run", "mvc", "--input", str(source), "--output", str(tmp_path / "run"),
-                   "--local", *EMBEDDERS]  # fmt: skip
+                   "--local", *SET_EMBEDDERS]  # fmt: skip
         for stage in ("questioner", "rewriter", "chat_verifier"):
             command += ["--set", f"{stage}.chat.base_url={server.url}"]
         assert main(command) == 0
@@ -177,13 +136,12 @@ def test_mvc_filters_every_kind_that_it_says_it_filters(recolored, tmp_path, mad
 def test_a_liar_is_outvoted_more_often_than_not(recolored, tmp_path):
     """One vote in five is a lie: with three votes and a majority, one pair in ten is lost."""
     pairs = pa.concat_tables(list(read_pairs(Folder.at(str(recolored))))).to_pylist()
-    truth = {shade(p["rejected_image"]["bytes"]): p["counterfactual"] for p in pairs}
     kept = {}
     for votes in (1, 3):
-        with ChatServer(lambda payload: writer(truth, payload, lies=0.2)) as server:
+        with ChatServer(Witness(truth_of(pairs), lies=0.2)) as server:
             command = [
                 "run", "mvc", "--input", f"{recolored}/data", "--output",
-                str(tmp_path / f"run{votes}"), "--local", *EMBEDDERS,
+                str(tmp_path / f"run{votes}"), "--local", *SET_EMBEDDERS,
                 "--set", "double_threshold.limits={}", "--set", f"chat_verifier.votes={votes}",
             ]  # fmt: skip
             for stage in ("questioner", "rewriter", "chat_verifier"):
@@ -202,16 +160,14 @@ def test_retrieval_pairs_similar_scenes_and_answers_for_both(tmp_path):
         row = json.loads(line)
         truth[shade((seeds.parent / row["image"]).read_bytes())] = row["chosen"]
 
-    def script(payload: dict) -> Say:
-        if "You answer questions" in system_text(payload):
-            return Say(nearest_key(images(payload)[0], truth))
-        return writer(truth, payload)
-
-    with ChatServer(script) as server:
+    # Nearly one in three gets the answer of another picture.
+    witness = Witness(truth, wrong_answers=0.3)
+    with ChatServer(witness) as server:
         command = [
             "run", "retrieval", "--input", str(seeds), "--output", str(tmp_path / "run"),
-            "--local", *EMBEDDERS, "--set", "matching.embedder=color_layout",
+            "--local", *SET_EMBEDDERS, "--set", "matching.embedder=color_layout",
             "--set", "matching.min_similarity=0.3", "--set", "double_threshold.limits={}",
+            "--set", "matching.validation=0.4",
         ]  # fmt: skip
         for stage in ("answerer", "chat_verifier"):
             command += ["--set", f"{stage}.chat.base_url={server.url}"]
@@ -223,8 +179,27 @@ def test_retrieval_pairs_similar_scenes_and_answers_for_both(tmp_path):
     assert Counter(r["seed_id"] for r in rows).most_common(1)[0][1] == 1
     assert len(rows) == NUM
     pairs = [r for r in rows if r["status"] == "pair"]
-    assert len(pairs) > NUM / 2, Counter(r["reason"] for r in rows)
+    reasons = Counter(r["reason"] for r in rows)
+    assert len(pairs) > NUM / 4, reasons
+    assert reasons["refuted"] > 2
     for row in pairs:
-        assert nearest_key(row["chosen_image"]["bytes"], truth) == row["chosen"]
-        assert nearest_key(row["rejected_image"]["bytes"], truth) == row["counterfactual"]
+        assert witness.shown(row["chosen_image"]["bytes"]) == row["chosen"]
+        assert witness.shown(row["rejected_image"]["bytes"]) == row["counterfactual"]
         assert row["contrast"]["kind"] == "scene"
+    no_photo_is_on_both_sides(tmp_path / "run", tmp_path / "export", witness)
+
+
+def no_photo_is_on_both_sides(run: Path, out: Path, witness: Witness) -> None:
+    command = ["export", str(run), "--format", "symmpo", "--output", str(out)]
+    assert main([*command, "--validation", "0.5", "--seed", "1"]) == 0
+    rows = {s: [r for f in sorted((out / "data").glob(f"{s}-*")) for r in
+                pq.read_table(f).to_pylist()] for s in ("train", "validation")}  # fmt: skip
+    photos = {
+        side: {witness.shown(row[i]["bytes"]) for row in own for i in ("image_1", "image_2")}
+        for side, own in rows.items()
+    }
+    assert all(photos.values())
+    assert not photos["train"] & photos["validation"]
+    train, held = Rows.open([str(run)]).split(0.1, 7)
+    assert set(train.pair_ids) == {row["idx"] for row in rows["train"]}
+    assert set(held.pair_ids) == {row["idx"] for row in rows["validation"]}

@@ -16,7 +16,7 @@ import pytest
 
 from schemas.arrow import from_table
 from schemas.files import Folder
-from schemas.records import Pair, Span
+from schemas.records import SCHEMA_VERSION, Pair, Provenance, Span
 from schemas.shards import read_pairs
 from tests.trainer.pairs import a_pair, photo, save
 from trainer import rows as rows_module
@@ -125,6 +125,27 @@ def test_a_source_image_is_on_one_side_of_the_split_for_good(tmp_path):
     assert set(fewer.pair_ids) == set(held.pair_ids) - {"pair-0060", "pair-0061"}
     assert set(rows.split(0.3, 6)[1].pair_ids) != set(held.pair_ids)
     assert len(rows.split(0.0, 5)[1]) == 0
+
+
+def test_pairs_of_two_photos_follow_the_fold_of_both(tmp_path, caplog):
+    def fold(name: str) -> Provenance:
+        return Provenance("d" * 32, 7, SCHEMA_VERSION, "0.1.0", (), {"a": "b", "fold": name})
+
+    names = ["train", "validation"]
+    pairs = [a_pair(n, provenance=fold(names[n % 4 == 3])) for n in range(40)]
+    rows = Rows.open([save(tmp_path / "a", [*pairs, *(a_pair(n) for n in range(40, 70))])])
+    train, held = rows.split(0.5, 0)
+    paired = {p.pair_id for p in pairs}
+    assert set(held.pair_ids) & paired == {f"pair-{n:04d}" for n in range(3, 40, 4)}
+    assert 5 <= len(set(held.pair_ids) - paired) <= 25
+    assert len(train) + len(held) == 70
+    assert not caplog.text
+    assert not len(rows.split(0.0, 0)[1])
+    only = Rows.open(
+        [save(tmp_path / "b", [a_pair(n, provenance=fold("train")) for n in range(9)])]
+    )
+    assert not len(only.split(0.5, 0)[1])
+    assert "matching.validation" in caplog.text
 
 
 def test_files_that_are_all_called_alike_are_spoken_of(tmp_path, caplog):
