@@ -122,8 +122,12 @@ class Folder:
             os.close(directory)
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a value as readable JSON, atomically."""
-        self.write(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+        """Write a value as readable JSON, atomically; ValueError for NaN and infinities."""
+        try:
+            text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"{self.join(name)} cannot be written as JSON: {error}") from None
+        self.write(name, f"{text}\n".encode())
 
     def read_json(self, name: str) -> Any:
         """The value of a JSON file."""

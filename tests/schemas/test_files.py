@@ -28,6 +28,14 @@ def test_what_is_written_is_read(folder):
     assert folder.names() == []
 
 
+def test_what_json_has_no_word_for_is_refused(folder):
+    folder.write_json("z.json", [1.0])
+    for number in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match=r"z\.json cannot be written as JSON"):
+            folder.write_json("z.json", {"deep": [number]})
+    assert folder.read_json("z.json") == [1.0]
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_trace(folder, monkeypatch):
     folder.write("f", b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space")))

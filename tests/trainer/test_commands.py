@@ -56,6 +56,17 @@ def test_the_probe_and_the_questions(trained, real_run, tmp_path, capsys):
     assert 0 < held["pairs"] <= content["pairs"] - card["num_rows"]
 
 
+def test_a_report_over_one_image_is_json(real_run, checkpoint, tmp_path):
+    """As every reader knows it, which is without infinities."""
+    path = tmp_path / "report.json"
+    model = ["--model", str(checkpoint("llava-1.5").path), "--device", "cpu"]
+    asked = ["evaluate", real_run, *model, "--weights", "float32", "--limit", "1"]
+    assert main([*asked, "--output", str(path)]) == 0
+    report = json.loads(path.read_text(), parse_constant=pytest.fail)
+    margin = report["probe"][0]["shown_margin"]
+    assert (margin["low"], margin["high"], margin["images"]) == (None, None, 1)
+
+
 def test_the_probe_sees_the_adapter(trained, real_run, checkpoint, tmp_path):
     reports = []
     plain = str(checkpoint("qwen2.5-vl").path)

@@ -26,17 +26,18 @@ class Estimate:
 
     value: float
     """The share or mean over the rows."""
-    low: float
-    """Lower end of the 95 % interval."""
-    high: float
-    """Upper end."""
+    low: float | None
+    """Lower end of the 95 % interval; None where a mean is over one image, which bounds nothing."""
+    high: float | None
+    """Upper end, likewise."""
     rows: int
     """Rows that it is over."""
     images: int
     """Source images that they come from: what the interval's width depends on."""
     method: str
-    """`bootstrap by image` (percentiles), or `wilson over images` where all rows agree and a
-    bootstrap could only repeat the one value, or where there is one image."""
+    """`bootstrap by image` (percentiles); for shares `wilson over images` where all rows agree and
+    a bootstrap could only repeat the one value, or where there is one image; for means of one image
+    `none`."""
 
 
 def share(hits: NDArray[np.float64], images: NDArray[np.int64]) -> Estimate:
@@ -51,11 +52,13 @@ def share(hits: NDArray[np.float64], images: NDArray[np.int64]) -> Estimate:
 
 
 def mean(values: NDArray[np.float64], images: NDArray[np.int64]) -> Estimate:
-    """A mean over rows, as `share`; with one image the interval is all numbers."""
+    """A mean over rows, as `share`; with one image there is no interval."""
     sums, counts = _by_image(values, images)
-    low, high = _bootstrap(sums, counts) if len(counts) > 1 else (-np.inf, np.inf)
     value = float(values.mean())
-    return Estimate(value, float(low), float(high), len(values), len(counts), "bootstrap by image")
+    if len(counts) == 1:
+        return Estimate(value, None, None, len(values), 1, "none")
+    low, high = _bootstrap(sums, counts)
+    return Estimate(value, low, high, len(values), len(counts), "bootstrap by image")
 
 
 def wilson(value: float, number: int) -> tuple[float, float]:
