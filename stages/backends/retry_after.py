@@ -28,4 +28,6 @@ def _until(date: str) -> float:
         then = parsedate_to_datetime(date)
     except ValueError:
         return math.nan
+    if then.tzinfo is None:  # asctime's form names no zone, "-0000" an unknown one: UTC
+        then = then.replace(tzinfo=UTC)
     return (then - datetime.now(UTC)).total_seconds()

@@ -171,6 +171,10 @@ def test_retry_after_in_all_its_forms():
     assert retry_after_s({"retry-after": "2.5"}) == 2.5
     assert retry_after_s({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
     assert retry_after_s({"retry-after": "Fri, 01 Jan 1999 00:00:00 GMT"}) == 0
+    then = datetime.now(UTC) + timedelta(seconds=30)
+    for form in ("%a %b %e %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S -0000"):
+        assert 28 < retry_after_s({"retry-after": then.strftime(form)}) <= 30
+    assert retry_after_s({"retry-after": "Sun Nov  6 08:49:37 1994"}) == 0
     assert retry_after_s({"retry-after": "soon"}) is None
     assert retry_after_s({}) is None
 
