@@ -6,8 +6,9 @@
     Seed -planner-> PlannedEdit -editor-> Candidate
     Seed -sampler-> Sampled -judge-> Judged -pairer-> AnswerPair -describer-> Described
     Described -synthesizer-> Candidate
-    Candidate -embedder-> ScoredCandidate -filter, scorer, selector-> ScoredCandidate
-    ScoredCandidate -verifier-> VerifiedCandidate -masker-> SpannedCandidate -> Pair
+    Candidate -embedder-> ScoredCandidate -filter, scorer-> ScoredCandidate
+    ScoredCandidate -verifier-> VerifiedCandidate -selector-> VerifiedCandidate
+    VerifiedCandidate -masker-> SpannedCandidate -> Pair
 
 Those between a seed and its candidate that language models write are in `drafts.py`. A record that
 leaves the flow early becomes a `Drop`. `outcomes.py` flattens whatever came last into the columns

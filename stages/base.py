@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from schemas.records import Drop, ScoredCandidate
+from schemas.records import Drop
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -97,17 +97,17 @@ class RecordStage(Stage[In, Out]):
         """The outcome of one record."""
 
 
-class GroupStage(ABC):
-    """A stage that sees all scored candidates of one seed at once, to choose among them."""
+class GroupStage(ABC, Generic[In]):
+    """A stage that sees all records of one seed at once, to choose among them."""
 
     __pydantic_config__: ClassVar[dict[str, str | bool]] = SETTINGS_RULES
 
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
+    consumes: ClassVar[type]
+    produces: ClassVar[type]
 
     @abstractmethod
-    def select(self, group: Sequence[ScoredCandidate]) -> Sequence[ScoredCandidate | Drop]:
-        """One outcome per candidate, in order: the candidate itself, or a Drop."""
+    def select(self, group: Sequence[In]) -> Sequence[In | Drop]:
+        """One outcome per record, in order: the record itself, or a Drop."""
 
 
 class Backend(Protocol):

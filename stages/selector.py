@@ -9,21 +9,22 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
-from schemas.records import Drop, Reason, ScoredCandidate
+from schemas.records import Drop, Reason, VerifiedCandidate
 from stages.base import GroupStage
 
 
 @dataclass(frozen=True)
-class Selector(GroupStage):
+class Selector(GroupStage[VerifiedCandidate]):
     """Keeps the first few candidates of each seed in the order of one score.
 
     AdaViP (arXiv 2504.15619) keeps the one least similar to the answer: "lowest", `keep=1`.
-    Of equal scores the earlier candidate comes first, which is the order of the regions. A seed of
+    It chooses among the verified, so that none that fails takes the place of one that passes. Of
+    equal scores the earlier candidate comes first, which is the order of the regions. A seed of
     which no candidate is left forms no group; each of its drops says why.
     """
 
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
+    consumes: ClassVar[type] = VerifiedCandidate
+    produces: ClassVar[type] = VerifiedCandidate
 
     by: str = "detail"
     """Name of the score."""
@@ -32,7 +33,7 @@ class Selector(GroupStage):
     keep: Annotated[int, Ge(1)] = 1
     """Candidates kept for each seed, if there are as many."""
 
-    def select(self, group: Sequence[ScoredCandidate]) -> Sequence[ScoredCandidate | Drop]:
+    def select(self, group: Sequence[VerifiedCandidate]) -> Sequence[VerifiedCandidate | Drop]:
         """The kept candidates and NOT_SELECTED drops, in the order of the group.
 
         ValueError if a candidate lacks the score, or has NaN for it.
@@ -40,7 +41,7 @@ class Selector(GroupStage):
         values = [self._value(candidate) for candidate in group]
         sign = 1 if self.order == "lowest" else -1
         ranking = sorted(range(len(group)), key=lambda i: sign * values[i])
-        outcomes: list[ScoredCandidate | Drop] = list(group)
+        outcomes: list[VerifiedCandidate | Drop] = list(group)
         for place, i in enumerate(ranking[self.keep :], start=self.keep + 1):
             last = values[ranking[self.keep - 1]]
             outcomes[i] = Drop(
@@ -49,7 +50,7 @@ class Selector(GroupStage):
             )
         return outcomes
 
-    def _value(self, candidate: ScoredCandidate) -> float:
+    def _value(self, candidate: VerifiedCandidate) -> float:
         value = candidate.scores.get(self.by)
         if value is None:
             raise ValueError(

@@ -23,7 +23,7 @@ from workers.failure import OpenError
 
 log = logging.getLogger(__name__)
 
-AnyStage = Stage[Any, Any] | GroupStage
+AnyStage = Stage[Any, Any] | GroupStage[Any]
 StageGuard = Callable[[str], AbstractContextManager[None]]
 """Wraps every call into a stage; given the stage's name. Time limits live behind it."""
 
@@ -169,7 +169,7 @@ class ChainRunner:
         return results
 
     def _select(
-        self, link: Link, stage: GroupStage, group: list[Any]
+        self, link: Link, stage: GroupStage[Any], group: list[Any]
     ) -> list[tuple[Any, Sequence[Any] | Drop]]:
         """One (record, result) per record of a seed; a choice that raises drops all of them."""
         try:

@@ -93,6 +93,9 @@ def made(folder, seeds, overrides, *, local, groups=None) -> list[dict]:
     return bench.rows()
 
 
+FAILED = ("too_similar", "too_different", "no_change_inside", "change_outside")
+
+
 def scores(row) -> dict[str, float]:
     return {score["name"]: score["value"] for score in row["scores"] or []}
 
@@ -141,7 +144,7 @@ def test_the_one_that_shows_least_of_the_answer_is_kept_and_the_others_can_be_to
             groups[row["seed_id"]].append(row)
     several = 0
     for rows in groups.values():
-        judged = [r for r in rows if r["reason"] not in ("too_similar", "too_different")]
+        judged = [r for r in rows if r["reason"] not in FAILED]
         if not judged:
             continue
         values = [scores(row)["answer_similarity"] for row in judged]

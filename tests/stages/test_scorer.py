@@ -14,6 +14,7 @@ from stages.pixels import decode, encode_jpeg
 from stages.scorer import Scorer, SplitterBackend
 from stages.selector import Selector
 from tests.tiny.clip import MAX_TOKENS, save_clip
+from tests.workers.fakes import Approver
 from workers.chain import Chain, ChainRunner, Link
 from workers.counters import Counters
 
@@ -160,11 +161,15 @@ def run(*links, records):
         runner.close()
 
 
+def chosen(scorer, selector):
+    return Link("scorer", scorer), Link("verifier", Approver()), Link("selector", selector)
+
+
 def test_another_choice_can_be_made_from_the_rows_without_a_model(clip_folder):
     records = [scored("a", edit, target=f"thing {edit}") for edit in range(5)]
     stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
     selector = Selector(by="answer_similarity", order="lowest")
-    live, outcomes = run(Link("scorer", stage), Link("selector", selector), records=records)
+    live, outcomes = run(*chosen(stage, selector), records=records)
     (kept,) = live
     rows = outcome_table(outcomes).to_pylist()
     assert [row["reason"] for row in rows] == [str(Reason.NOT_SELECTED)] * 4
@@ -180,8 +185,7 @@ def test_another_choice_can_be_made_from_the_rows_without_a_model(clip_folder):
     assert min(values, key=values.get) == kept.candidate.contrast.target
     best = Selector(by="answer_similarity", order="highest")
     live, _ = run(
-        Link("scorer", Scorer(Clip(model=str(clip_folder)), SentenceRules())),
-        Link("selector", best),
+        *chosen(Scorer(Clip(model=str(clip_folder)), SentenceRules()), best),
         records=records,
     )
     assert live[0].candidate.contrast.target == max(dropped, key=dropped.get)
@@ -204,6 +208,6 @@ def test_of_equal_sums_the_earlier_region_is_kept(clip_folder):
     records = [scored("a", 1, target=target) for target in ("first", "second")]
     stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
     selector = Selector(by="answer_similarity")
-    live, outcomes = run(Link("scorer", stage), Link("selector", selector), records=records)
+    live, outcomes = run(*chosen(stage, selector), records=records)
     assert [record.candidate.contrast.target for record in live] == ["first"]
     assert isinstance(outcomes[0].drop, Drop)

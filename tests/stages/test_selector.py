@@ -13,8 +13,9 @@ from schemas.records import (
     Image,
     Kind,
     Reason,
-    ScoredCandidate,
     Seed,
+    Verdict,
+    VerifiedCandidate,
 )
 from stages.selector import Selector
 
@@ -23,7 +24,7 @@ def group(values, name="detail"):
     image = Image(b"")
     seed = Seed("a", 0, image, 8, 8, "?", "A.", None, (), "test", None)
     return [
-        ScoredCandidate(
+        VerifiedCandidate(
             Candidate(
                 seed,
                 Contrast(Kind.OBJECT, f"thing {i}", None, f"remove thing {i}"),
@@ -34,6 +35,7 @@ def group(values, name="detail"):
                 {},
             ),
             {name: value},
+            Verdict(accepted=True, verifier="test", detail=""),
         )
         for i, value in enumerate(values)
     ]

@@ -167,8 +167,11 @@ class Scorer(RecordStage[Candidate, ScoredCandidate]):
 
 
 @dataclass(frozen=True)
-class Lowest(GroupStage):
+class Lowest(GroupStage[ScoredCandidate]):
     """Keeps the lowest score of a seed."""
+
+    consumes: ClassVar[type] = ScoredCandidate
+    produces: ClassVar[type] = ScoredCandidate
 
     fails_on: str = ""
 
