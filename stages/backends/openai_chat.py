@@ -282,7 +282,7 @@ class OpenAIChat:
             finish = choice.get("finish_reason")
             completion = Completion(
                 text=str(text),
-                refusal=str(refusal) if refusal or finish == "content_filter" else None,
+                refusal=str(refusal or "") if refusal or finish == "content_filter" else None,
                 cut_off=finish == "length",
                 prompt_tokens=int(usage.get("prompt_tokens") or 0),
                 completion_tokens=int(usage.get("completion_tokens") or 0),

@@ -200,11 +200,16 @@ def test_a_second_bad_reply_is_a_drop_with_both_as_evidence(bad):
 
 
 def test_a_refusal_and_a_cut_off_reply_are_not_repaired():
-    refusals = [Say(None, refusal="I cannot help"), Say("", finish="content_filter")]
-    for refusal in refusals:
+    refusals = [
+        (Say(None, refusal="I cannot help"), "I cannot help"),
+        (Say("As a", finish="content_filter"), "As a"),
+        (Say("", finish="content_filter"), ""),
+    ]
+    for refusal, evidence in refusals:
         with ChatServer([refusal]) as server, talking(server) as chat:
             (result,) = chat.chat([ask()])
         assert result.reason is Reason.MODEL_REFUSED
+        assert result.raw == evidence
         assert len(server.payloads) == 1
     assert chat.api_key_env is None
     with ChatServer([Say('{"reason": "wel', finish="length")]) as server, talking(server) as chat:
