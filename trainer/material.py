@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trainer.batches import BatchBuilder
 from trainer.errors import UsageError
-from trainer.families import load_family
+from trainer.families import Family, load_family
 from trainer.fitting import fit
 from trainer.rows import Rows
 from trainer.settings import Settings, steps_per_epoch
@@ -42,8 +42,7 @@ def open_material(
     UsageError for shards and models that do not fit each other or the loss.
     """
     loss = settings.loss
-    family = load_family(model, revision)
-    family.check(loss.views, f"loss {loss.name}")
+    family = open_family(model, revision, settings)
     builder = BatchBuilder(family, loss.views, settings.seed)
     rows, census = Rows.open(shards).usable(loss.needs, f"loss {loss.name}")
     log.info("%s", census)
@@ -56,6 +55,13 @@ def open_material(
     log.info("%s", fits)
     per_epoch = steps_per_epoch(len(rows), settings.batch_size)
     return Material(rows, builder, settings.num_steps(len(rows)), per_epoch)
+
+
+def open_family(model: str, revision: str | None, settings: Settings) -> Family:
+    """The model's processor; UsageError where it cannot fill the loss's views."""
+    family = load_family(model, revision)
+    family.check(settings.loss.views, f"loss {settings.loss.name}")
+    return family
 
 
 def numerics(settings: Settings) -> str:

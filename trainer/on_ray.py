@@ -16,8 +16,11 @@ from typing import Any
 import ray.train
 import ray.train.torch
 
+from schemas.files import Folder
 from trainer.errors import CheckpointError, NonFiniteLossError, UsageError
 from trainer.loop import StepResult
+from trainer.material import open_family
+from trainer.record import Monitor
 from trainer.run_folder import RunFolder
 from trainer.stop import Wish, Wished
 from trainer.train import Outcome, Request, train
@@ -28,6 +31,11 @@ MAX_FAILURES = 3
 """Lost workers that a run gets over; a fault that comes back must end. Machines that are taken
 away (pre-emption) do not count."""
 _REQUEST = "request"
+
+_FINAL = (UsageError, NonFiniteLossError, CheckpointError)
+"""What another start would end in as well."""
+_NOTE = "refused.json"
+"""File in `RUN/ray/` that says so, for the next start and for the driver."""
 
 
 @dataclass
@@ -53,11 +61,13 @@ class _Reports:
 def train_on_ray(request: Request, workers: int) -> Outcome:
     """Train on so many workers of the cluster, each with a GPU where the settings say so.
 
-    Raises RuntimeError with what a worker raised, at once where a new start would not help, else
-    when workers were lost more than `MAX_FAILURES` times.
+    Raises what a worker raised (UsageError, NonFiniteLossError, CheckpointError), at once, as a new
+    start would not help; RuntimeError when workers were lost more than `MAX_FAILURES` times.
     """
+    # What can be known here is said here: workers take most of a minute to get as far.
+    open_family(request.model, request.revision, request.settings)
     gpu = request.settings.machine.device == "cuda"
-    _refusal(request).unlink(missing_ok=True)
+    _notes(request).delete(_NOTE)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={_REQUEST: request},
@@ -72,8 +82,7 @@ def train_on_ray(request: Request, workers: int) -> Outcome:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        if _refusal(request).is_file():
-            raise RuntimeError(_refusal(request).read_text("utf-8")) from None
+        raise_noted(request)
         raise RuntimeError(f"the workers failed: {error}") from error
     card = RunFolder(request.out).card()
     assert card is not None, "workers that end well have written what they did"
@@ -83,21 +92,34 @@ def train_on_ray(request: Request, workers: int) -> Outcome:
 def _worker(config: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO if _rank() == 0 else logging.WARNING)
     request: Request = config[_REQUEST]
-    refusal = _refusal(request)
-    if refusal.is_file():
-        raise UsageError(refusal.read_text("utf-8"))
+    attempt(request, _Reports(request.settings.keep.log_every), _preempted())
+
+
+def attempt(request: Request, monitor: Monitor, wished: Wished) -> None:
+    """Train on one worker, and note an error that would come again.
+
+    Ray starts everything again, whatever the error; the next start ends at once by that note.
+    """
+    raise_noted(request)
     try:
-        train(request, _Reports(request.settings.keep.log_every), _preempted())
-    except (UsageError, NonFiniteLossError, CheckpointError) as error:
-        # Ray would start everything again, to the same end; so the next start ends at once.
-        refusal.parent.mkdir(parents=True, exist_ok=True)
-        refusal.write_text(f"{type(error).__name__}: {error}", "utf-8")
+        train(request, monitor, wished)
+    except _FINAL as error:
+        content = {"kind": type(error).__name__, "message": str(error)}
+        _notes(request).write_json(_NOTE, content)
         raise
 
 
-def _refusal(request: Request) -> Path:
-    """File that says why another start is of no use."""
-    return request.out / "ray" / "refused.txt"
+def raise_noted(request: Request) -> None:
+    """Raise what a worker noted, of its own type; nothing happens where there is no note."""
+    if not _notes(request).exists(_NOTE):
+        return
+    note = _notes(request).read_json(_NOTE)
+    kinds = {kind.__name__: kind for kind in _FINAL}
+    raise kinds[note["kind"]](note["message"]) from None
+
+
+def _notes(request: Request) -> Folder:
+    return Folder.at(str(request.out / "ray"))
 
 
 def _rank() -> int:

@@ -1,9 +1,10 @@
-"""A run under Ray Train, one of whose workers is killed halfway, ends as one without Ray."""
+"""Runs under Ray Train end as without it: one whose worker is killed, those that are refused."""
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -12,12 +13,12 @@ import torch
 
 from tests.trainer.pairs import a_pair, save
 from tests.trainer.training import Watch, lines, result, settings
+from trainer.__main__ import main
 from trainer.checkpoints import Checkpoints
-from trainer.on_ray import train_on_ray
+from trainer.errors import CheckpointError, NonFiniteLossError, UsageError
+from trainer.on_ray import attempt, raise_noted, train_on_ray
+from trainer.stop import nothing
 from trainer.train import Request, train
-
-# Three starts of processes that import torch and transformers, on a machine that may be busy.
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 @pytest.fixture
@@ -47,6 +48,10 @@ def kill_a_worker_after_the_first_checkpoint(out, killed):
             return
 
 
+# Three starts of processes that import torch and transformers, on a machine that may be busy.
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_two_workers_of_which_one_is_killed_do_what_one_process_does(cluster, checkpoint, tmp_path):
     run = save(tmp_path / "run", [a_pair(n) for n in range(7)])
     model = str(checkpoint("llava-1.5").path)
@@ -71,3 +76,43 @@ def test_two_workers_of_which_one_is_killed_do_what_one_process_does(cluster, ch
     weights = result(tmp_path / "one")
     for name, tensor in result(tmp_path / "ray").items():
         torch.testing.assert_close(tensor, weights[name], atol=1e-3, rtol=0, msg=name)
+
+
+def test_a_model_that_cannot_fill_the_views_is_refused_before_anything_starts(
+    checkpoint, tmp_path, capsys
+):
+    run = save(tmp_path / "run", [a_pair(0)])
+    command = ["train", run, "--model", str(checkpoint("llava-1.5").path), "--preset", "icvco"]
+    command += ["--output", str(tmp_path / "out"), "--ray-workers", "2"]
+    assert main([*command, "--set", "machine.device=cpu"]) == 2
+    assert "two images in one prompt" in capsys.readouterr().err
+    assert not ray.is_initialized()
+
+
+def test_what_a_worker_refuses_ends_every_further_start_alike(checkpoint, tmp_path):
+    """As a worker does it, without the cluster around it."""
+    run = save(tmp_path / "run", [a_pair(0, rejected=None)])
+    model = str(checkpoint("llava-1.5").path)
+    request = Request((run,), model, settings("dpo"), tmp_path / "out")
+    raise_noted(request)
+    with pytest.raises(UsageError, match="1 lack rejected"):
+        attempt(request, Watch(), nothing)
+    # The second start looks at nothing but the note; nor does the driver, which ends with it.
+    gone = replace(request, shards=("gone",), model="gone")
+    with pytest.raises(UsageError, match="1 lack rejected"):
+        attempt(gone, Watch(), nothing)
+    with pytest.raises(UsageError, match="1 lack rejected"):
+        raise_noted(gone)
+
+
+@pytest.mark.parametrize("kind", [UsageError, NonFiniteLossError, CheckpointError])
+def test_a_note_keeps_the_kind_of_the_error(kind, tmp_path, monkeypatch):
+    def fail(*_):
+        raise kind("no more of this")
+
+    request = Request((), "m", settings("dpo"), tmp_path)
+    monkeypatch.setattr("trainer.on_ray.train", fail)
+    with pytest.raises(kind):
+        attempt(request, Watch(), nothing)
+    with pytest.raises(kind, match=r"^no more of this$"):
+        raise_noted(request)
