@@ -1,6 +1,7 @@
 """Finished runs in the forms that other trainers read. Every form is a projection of `Pair`."""
 
-from pipeline.export.formats import FORMATS, Format, Wanted
+from pipeline.export.formats import FORMATS, Format
+from pipeline.export.projections import Wanted
 from pipeline.export.run import ExportFacts, export_run
 
 __all__ = ["FORMATS", "ExportFacts", "Format", "Wanted", "export_run"]

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import UsageError
-from pipeline.export.formats import FORMATS, Format, Row, Table, Unfit, Wanted
+from pipeline.export.formats import FORMATS, Format, Table
+from pipeline.export.projections import Row, Unfit, Wanted
 from schemas.files import Folder
 from schemas.holdout import FOLD, TRAIN, VALIDATION, is_held_out, source_image
 from schemas.ids import content_id

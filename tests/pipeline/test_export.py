@@ -216,6 +216,21 @@ def test_what_cannot_be_a_row_is_counted(tmp_path, capsys):
     assert "left out, no counterfactual answer: 1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["llamafactory", "ms-swift", "llava"])
+def test_a_placeholder_in_an_answer_is_no_image(tmp_path, form):
+    """They put an image in place of each, and there is one image."""
+    odd = [pair("a1", 1, chosen="The page says <image>."), pair("a2", 2, prompt="<audio> What?")]
+    url = write_run(tmp_path / "run", [pair("a0", 0), *odd])
+    write_data(Folder.at(url), [0], "test")
+    facts = export_run(url, form, str(tmp_path / form), Wanted())
+    assert sum(facts.num_rows.values()) == 1
+    assert facts.left_out == {
+        "a literal <image> in a text": 1,
+        "a literal <audio> in a text": 1,
+    }
+    assert export_run(url, "symmpo", str(tmp_path / "symmpo"), Wanted()).left_out == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
