@@ -21,7 +21,8 @@ class ChatVerifier(Stage[ScoredCandidate, VerifiedCandidate]):
 
     A vote is for the pair if it finds that the change was made and nothing else, that `chosen` is
     true of `chosen_image` and false of `rejected_image`, and that `counterfactual` is the reverse.
-    In mode "contradiction" only `rejected_image` is shown and only the two answers are asked for:
+    Mode "pair" does not ask about a change: the images were found, or brought by somebody. In mode
+    "contradiction" only `rejected_image` is shown and only the two answers are asked for:
     an image painted from words need not resemble the original (OViP, arXiv 2505.15963, reports
     9.41 % wrong ones without such a check). Adds the scores "votes_for" and "votes".
     """
@@ -34,7 +35,7 @@ class ChatVerifier(Stage[ScoredCandidate, VerifiedCandidate]):
     mode: Mode = "edit"
     """What is asked; each mode has its own kind of prompt."""
     prompt: PromptField = field(default_factory=lambda: Prompt("verify_edit"))
-    """`verify_edit` for mode "edit", `verify_contradiction` for the other, or one's own."""
+    """`verify_edit`, `verify_pair` or `verify_contradiction` by mode, or one's own."""
     votes: Annotated[int, Ge(1)] = 3
     """Replies for each candidate; more than half must be for it."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))

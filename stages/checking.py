@@ -18,19 +18,19 @@ from schemas.records import Candidate, Drop, Reason
 from stages.chat import ChatBackend, Form, Reply, Request, Sampling, Unanswered
 from stages.prompting import Prompt, Values
 
-Mode = Literal["edit", "contradiction"]
-"""What is asked. "edit": both images are shown, and whether they differ as the contrast says.
-"contradiction": only the rejected image is shown, for images that were made anew from words."""
+Mode = Literal["edit", "pair", "contradiction"]
+"""What is asked. "edit": both images are shown, and whether they differ as the contrast says, and
+each answer is true of its image alone. "pair": only the latter, for images that were not made from
+each other. "contradiction": only the rejected image is shown, for images that were made anew from
+words, where `chosen` is known to be true of its own."""
 
 Finding = Literal["yes", "no", "unsure"]
 
 
-class EditFindings(Form):
-    """What a model finds in a pair of images."""
+class PairFindings(Form):
+    """What a model finds of the answers in both images."""
 
     reason: str = Field(description="what each picture shows, and how they differ")
-    change_made: Finding
-    rest_kept: Finding
     a_of_first: Finding
     a_of_second: Finding
     b_of_first: Finding
@@ -39,8 +39,6 @@ class EditFindings(Form):
     def objections(self, *, has_counterfactual: bool) -> list[str]:
         """Why the pair must not pass, in words; [] if it may."""
         wrong = [
-            (self.change_made != "yes", "the change was not made"),
-            (self.rest_kept == "no", "other things changed"),
             (self.a_of_first != "yes", "chosen is not true of chosen_image"),
             (self.a_of_second != "no", "chosen is not false of rejected_image"),
         ]
@@ -52,6 +50,22 @@ class EditFindings(Form):
         return [words for is_wrong, words in wrong if is_wrong]
 
 
+class EditFindings(PairFindings):
+    """What a model finds in an edited image beside the original."""
+
+    change_made: Finding
+    rest_kept: Finding
+
+    def objections(self, *, has_counterfactual: bool) -> list[str]:
+        """As `PairFindings.objections`."""
+        wrong = [
+            (self.change_made != "yes", "the change was not made"),
+            (self.rest_kept == "no", "other things changed"),
+        ]
+        found = [words for is_wrong, words in wrong if is_wrong]
+        return found + super().objections(has_counterfactual=has_counterfactual)
+
+
 class PictureFindings(Form):
     """What a model finds in a rejected image alone."""
 
@@ -60,14 +74,21 @@ class PictureFindings(Form):
     b_of_picture: Finding
 
     def objections(self, *, has_counterfactual: bool) -> list[str]:
-        """As `EditFindings.objections`."""
+        """As `PairFindings.objections`."""
         wrong = [(self.a_of_picture != "no", "chosen is not false of rejected_image")]
         if has_counterfactual:
             wrong.append((self.b_of_picture != "yes", "counterfactual is not true of it"))
         return [words for is_wrong, words in wrong if is_wrong]
 
 
-Findings = EditFindings | PictureFindings
+Findings = PairFindings | PictureFindings
+
+
+_FORMS: dict[Mode, type[Findings]] = {
+    "edit": EditFindings,
+    "pair": PairFindings,
+    "contradiction": PictureFindings,
+}
 
 
 @dataclass(frozen=True)
@@ -114,11 +135,13 @@ class Checker:
 
     def __post_init__(self) -> None:
         """ValueError for settings that cannot work together."""
+        needed = {"rejected_image", "chosen", "counterfactual"}
+        allowed = {"prompt"}
+        if self.mode != "contradiction":
+            needed |= {"chosen_image"}
         if self.mode == "edit":
-            needed = {"chosen_image", "rejected_image", "chosen", "counterfactual"}
-            self.prompt.require(needed, {"prompt", "instruction", "target", "replacement"})
-        else:
-            self.prompt.require({"rejected_image", "chosen", "counterfactual"}, {"prompt"})
+            allowed |= {"instruction", "target", "replacement"}
+        self.prompt.require(needed, allowed)
         if self.votes > 1 and self.sampling.temperature == 0:
             raise ValueError(
                 f"{self.votes} votes at temperature 0 are one vote counted {self.votes} times; "
@@ -132,7 +155,7 @@ class Checker:
 
         `stage` is the name of the stage that asks; with `attempt` it sets the seeds of the votes.
         """
-        form: type[Findings] = EditFindings if self.mode == "edit" else PictureFindings
+        form = _FORMS[self.mode]
         requests = [
             Request(
                 self.prompt.messages(_values(candidate)),
