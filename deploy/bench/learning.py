@@ -16,11 +16,12 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -139,7 +140,10 @@ class World:
             if not place.exists():
                 seed = 100 * self.seed + purpose
                 some = [asked(seed, k, self.plan.habit, kind) for k in range(num)]
-                write_seeds(place, some)
+                beside = place.with_name(f"{kind}.writing")
+                shutil.rmtree(beside, ignore_errors=True)
+                write_seeds(beside, some)
+                beside.rename(place)
             run = place / "run"
             command = [sys.executable, "-m", "pipeline", "run", RECIPES[kind], "--local"]
             command += ["--input", str(place / "seeds.jsonl"), "--output", str(run)]
@@ -218,7 +222,9 @@ def judged(model: str | Path) -> Judge:
 def kept(place: Path, make: Callable[[], dict[str, float]]) -> dict[str, float]:
     """What is in the file, or what is made now."""
     if not place.exists():
-        place.write_text(json.dumps(make()))
+        beside = place.with_suffix(".writing")
+        beside.write_text(json.dumps(make()))
+        beside.rename(place)
     found: dict[str, float] = json.loads(place.read_text())
     return found
 
@@ -296,6 +302,12 @@ def main() -> None:
     log.setLevel(logging.INFO)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     plan = Plan(**{name: getattr(args, name) for name in defaults})
+    args.work.mkdir(parents=True, exist_ok=True)
+    asked_for = json.dumps(asdict(plan))
+    planned = args.work / "plan.json"
+    if planned.exists() and planned.read_text() != asked_for:
+        parser.error(f"{args.work} holds results of {planned.read_text()}; give another --work")
+    planned.write_text(asked_for)
     worlds = [World(args.work / f"seed-{seed}", seed, plan) for seed in range(args.seeds)]
     report([run_seed(world, args.losses) for world in worlds], plan, args.losses)
 
