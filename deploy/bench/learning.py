@@ -292,8 +292,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
     defaults = {
-        "habit": 0.75, "scenes": 2500, "steps": 2500, "tower_steps": 800, "pairs": 150,
-        "probes": 60, "rate": 1e-3, "epochs": 3,
+        "habit": 0.85, "scenes": 2500, "steps": 1500, "tower_steps": 800, "pairs": 150,
+        "probes": 60, "rate": 5e-4, "epochs": 4,
     }  # fmt: skip
     for name, value in defaults.items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
