@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+from dataclasses import replace
 
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from schemas.records import Image
 from tests.tiny.vlm import FAMILIES
 from tests.trainer.pairs import SIZES, a_pair, a_row, save
-from trainer.batches import BatchBuilder
+from trainer.batches import BatchBuilder, decode
 from trainer.errors import UsageError
 from trainer.families import Family
 from trainer.fitting import fit
-from trainer.losses import ICVCO, MDPO, SVCO
+from trainer.losses import DPO, ICVCO, MDPO, SVCO
 from trainer.rows import Rows
 
 
@@ -72,6 +79,56 @@ def test_an_image_is_processed_once_a_size(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(Family, "pixels", noted)
     assert len(fit(rows, build, 10**6)[0]) == 12
     assert sorted(size for (size,) in asked) == sorted(SIZES)
+
+
+def edited(left, right):
+    """A picture of 80 x 40, and one that differs in some columns alone."""
+    picture = np.random.default_rng(5).integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    other = picture.copy()
+    other[:, left:right] = 255 - other[:, left:right]
+    images = []
+    for pixels in (picture, other):
+        sink = io.BytesIO()
+        PIL.Image.fromarray(pixels).save(sink, "PNG")
+        images.append(Image(sink.getvalue(), None))
+    return dict(zip(("chosen_image", "rejected_image"), images, strict=True))
+
+
+def shown_alike(family, row):
+    one, other = family.pixels([decode(i.bytes) for i in (row.chosen_image, row.rejected_image)])
+    return torch.equal(one.tensors["pixel_values"], other.tensors["pixel_values"])
+
+
+EDITS = {"left": (0, 15), "right": (66, 80), "middle": (35, 45), "inside": (22, 26)}
+
+
+@pytest.mark.parametrize(("name", "cut"), [("llava-1.5", 2), ("llava-next", 0), ("qwen3-vl", 0)])
+def test_an_edit_that_the_processor_cuts_away_is_left_out(checkpoint, tmp_path, name, cut):
+    """LLaVA-1.5 keeps columns 20 to 60; others see all."""
+    family = checkpoint(name).family
+    build = BatchBuilder(family, SVCO().views, 3)
+    pairs = [a_pair(n, **edited(*columns)) for n, columns in enumerate(EDITS.values())]
+    rows = Rows.open([save(tmp_path / "run", pairs)])
+    kept, report = fit(rows, build, None)
+    assert report.alike == ("pair-0000", "pair-0001")[:cut]
+    assert kept.pair_ids == [p.pair_id for p in pairs][cut:]
+    assert not any(shown_alike(family, kept[n]) for n in range(len(kept)))
+    if cut:
+        assert all(shown_alike(family, rows[n]) for n in range(2))
+        assert str(report) == (
+            "of 4 rows 2 differ only where the model's processor cuts images; 2 are left"
+        )
+    # A loss that shows one of the images has nothing to miss.
+    assert len(fit(rows, BatchBuilder(family, DPO().views, 3), None)[0]) == 4
+
+
+def test_an_image_that_is_compared_and_damaged_is_named(checkpoint, tmp_path):
+    whole = a_pair(0, **edited(0, 15))
+    damaged = Image(whole.rejected_image.bytes[:200], None)
+    rows = Rows.open([save(tmp_path, [replace(whole, rejected_image=damaged)])])
+    build = BatchBuilder(checkpoint("llava-1.5").family, SVCO().views, 3)
+    with pytest.raises(UsageError, match="pair-0000 cannot be used: its image of 200 bytes"):
+        fit(rows, build, None)
 
 
 def test_everything_fits(checkpoint, tmp_path):

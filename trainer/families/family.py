@@ -88,6 +88,16 @@ class Family:
         number: int = self.config.get_text_config().max_position_embeddings
         return number
 
+    @property
+    def cuts_edges(self) -> bool:
+        """Whether the processor keeps the middle of an image alone (LLaVA-1.5's, which is CLIP's).
+
+        NeXT's has the same setting, but for tiles, which cover the whole image.
+        """
+        pictures = self.processor.image_processor
+        tiles = hasattr(pictures, "image_grid_pinpoints")
+        return bool(getattr(pictures, "do_center_crop", False)) and not tiles
+
     def check(self, views: Iterable[View], what: str) -> None:
         """UsageError where the family cannot fill the views; `what` names who asks for them."""
         views = tuple(views)
