@@ -76,6 +76,8 @@ class RunInfo:
     """The placement of the first attempt."""
     versions: Mapping[str, str]
     """Versions of this code and of the libraries that touch bytes."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Content ids of small files that decide rows, by the setting that names them."""
 
 
 def read_run_info(run: Folder) -> RunInfo:
@@ -105,8 +107,12 @@ PLACES = ("input", "image_root")
 """Fields of `Identity` that may change: the same content at another place."""
 
 
-def check_same_run(run: Folder, wanted: Identity) -> RunInfo:
-    """The run directory's info; UsageError if it belongs to another recipe, input or seed."""
+def check_same_run(run: Folder, wanted: Identity, files: Mapping[str, str]) -> RunInfo:
+    """The run directory's info; UsageError if it belongs to another recipe, input or seed.
+
+    Also if one of the `files` that decide rows has other content; what was seen on one side alone
+    is let pass.
+    """
     info = read_run_info(run)
     old, new = asdict(info.identity), asdict(wanted)
     differ = [key for key in new if key not in PLACES and old[key] != new[key]]
@@ -116,6 +122,14 @@ def check_same_run(run: Folder, wanted: Identity) -> RunInfo:
             f"{run.url} holds a run of another {differ[0].removesuffix('_digest')}: {what}; give "
             "the same arguments to resume, or another --output"
         )
+    for setting, digest in files.items():
+        before = info.files.get(setting, digest)
+        if before != digest:
+            raise UsageError(
+                f"{run.url} was begun with other content of the file that {setting} names (content "
+                f"id {before}, now {digest}): put that file back to resume, or give another "
+                "--output"
+            )
     return info
 
 

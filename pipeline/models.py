@@ -31,7 +31,11 @@ class Needed:
 
     @property
     def pinned(self) -> bool:
-        """Whether everybody who runs the recipe gets the same bytes: a path, or a commit."""
+        """Whether no revision is left open: a commit is given, or a path, which has none.
+
+        What lies at a path is its owner's matter: nobody says that it is the same elsewhere, and of
+        weights nobody looks. Of small files that decide rows a run remembers the content.
+        """
         revision = self.checkpoint.revision or ""
         return is_path(self.checkpoint.model) or bool(_COMMIT.fullmatch(revision))
 

@@ -39,6 +39,7 @@ from pipeline.matching import MATCHES_FILE, MatchRequest, match_images
 from pipeline.placement import Placement, split, unknown_stages
 from pipeline.progress import Progress
 from pipeline.recipes.build import RecipeBook
+from pipeline.recipes.contents import content_digests
 from pipeline.report import write_report
 from pipeline.sources import Source, write_manifest
 from pipeline.status import report_facts
@@ -199,8 +200,9 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
         limit=request.limit,
         schema_version=SCHEMA_VERSION,
     )
+    files = content_digests(request.book)
     if folder.exists(RUN_FILE):
-        info = check_same_run(folder, identity)
+        info = check_same_run(folder, identity, files)
         if info.identity == identity:
             return info
         log.info("the input is at another place than before")
@@ -226,6 +228,7 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
         settings={recipe.name: recipe.settings for recipe in request.book.recipes},
         placement=request.placement.model_dump(),
         versions=_versions(),
+        files=files,
     )
     write_run_info(folder, info)
     return info

@@ -25,6 +25,11 @@ in the recipe like any other setting, but not in its digest nor in provenance, s
 resumed with another value. `field(default=32, metadata=OPERATIONAL)`."""
 
 
+DECIDING_FILE: Mapping[str, bool] = MappingProxyType({"deciding_file": True})
+"""Metadata of a backend's field that is the path of a small file whose content decides rows. A run
+remembers the content, and is not resumed with another."""
+
+
 @dataclass(frozen=True)
 class Device:
     """Where and how models run. The placement's matter: it changes speed, not what is made."""

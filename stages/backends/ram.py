@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
-from stages.base import OPERATIONAL, Device
+from stages.base import DECIDING_FILE, OPERATIONAL, Device
 from stages.checkpoints import Checkpoint, CheckpointError, locate
 from stages.pixels import Pixels
 
@@ -39,9 +39,9 @@ class Ram:
     """Revision on the hub."""
     file: str = "ram_plus_swin_large_14m.pth"
     """Checkpoint in the repository or folder; RAM's is `ram_swin_large_14m.pth`."""
-    tag_list: str = "ram_tag_list.txt"
+    tag_list: str = field(default="ram_tag_list.txt", metadata=DECIDING_FILE)
     """Path of the tags' names, in the order of the checkpoint."""
-    thresholds: str = "ram_tag_list_threshold.txt"
+    thresholds: str = field(default="ram_tag_list_threshold.txt", metadata=DECIDING_FILE)
     """Path of the tags' least probabilities, in the same order."""
     image_size: Annotated[int, Ge(1)] = 384
     """Side in pixels to which pictures are squeezed: the one that the checkpoint was trained on."""

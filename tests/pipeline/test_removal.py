@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from pipeline.demo.scenes import write_scenes
+from pipeline.errors import UsageError
 from pipeline.placement import GroupPlacement, Placement
 from pipeline.recipes.build import load_recipe
 from pipeline.run import Exit, Request, run
@@ -156,6 +157,37 @@ def test_the_one_that_shows_least_of_the_answer_is_kept_and_the_others_can_be_to
             assert {"appearance", "detail", "answer_similarity"} <= set(scores(row))
             assert row["rejected_image"]["bytes"]
     assert several >= 3
+
+
+@pytest.mark.slow
+def test_a_run_is_not_resumed_with_other_content_of_a_small_file(seeds, models, tmp_path):
+    lists = {"tag_list": tmp_path / "tags.txt", "thresholds": tmp_path / "least.txt"}
+    lists["tag_list"].write_text("\n".join(NAMES))
+    lists["thresholds"].write_text("\n".join(["0.1"] * len(NAMES)))
+    named = [f"tagger.backend.{key}={path}" for key, path in lists.items()]
+
+    def again():
+        request = Request(
+            book=load_recipe("removal", [*models, *named]),
+            placement=Placement(),
+            source=open_source(str(seeds)),
+            output=str(tmp_path / "run"),
+            limit=1,
+            local=True,
+        )
+        return run(request)
+
+    assert again() == Exit.COMPLETE
+    assert again() == Exit.COMPLETE
+    lists["thresholds"].write_text("\n".join(["0.9"] * len(NAMES)))
+    with pytest.raises(
+        UsageError, match=r"other content of .* removal\.tagger\.backend\.thresholds"
+    ):
+        again()
+    # What only the workers can see is not held against anything.
+    for path in lists.values():
+        path.unlink()
+    assert again() == Exit.COMPLETE
 
 
 @pytest.mark.ray

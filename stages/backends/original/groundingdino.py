@@ -11,7 +11,7 @@ import PIL.Image
 from annotated_types import Ge, Le
 
 from schemas.geometry import Box
-from stages.base import Device
+from stages.base import DECIDING_FILE, Device
 from stages.checkpoints import Checkpoint, CheckpointError, locate
 from stages.pixels import Pixels
 
@@ -31,7 +31,7 @@ class GroundingDinoPy:
     """Selects this backend."""
     model: str = "groundingdino_swint_ogc.pth"
     """The checkpoint's file, as its authors publish it."""
-    config: str = "GroundingDINO_SwinT_OGC.py"
+    config: str = field(default="GroundingDINO_SwinT_OGC.py", metadata=DECIDING_FILE)
     """One of the package's configurations, or a file; it is run as Python code."""
     text_encoder: str = "google-bert/bert-base-uncased"
     """Hub id or folder of the BERT whose tokenizer and layout the checkpoint uses."""
