@@ -48,8 +48,10 @@ class Format:
     """One line for a person."""
     tables: tuple[Table, ...]
     """Its tables, all from the same pairs."""
+    heeds: frozenset[str] = frozenset()
+    """Which of "negative" and "both_sides" (`Wanted`) change its rows."""
     files: Callable[[Sequence[str]], Mapping[str, str]] = lambda _: {}
-    """Further text files by name, given the splits."""
+    """Further text files by name, given the splits that have rows."""
 
 
 def _llamafactory_files(splits: Sequence[str]) -> dict[str, str]:
@@ -109,6 +111,7 @@ FORMATS: Mapping[str, Format] = {
                     ),
                 ),
             ),
+            heeds=frozenset({"negative", "both_sides"}),
         ),
         Format(
             "ms-swift",
@@ -120,6 +123,7 @@ FORMATS: Mapping[str, Format] = {
                     _schema(messages=_MESSAGES, images=_IMAGES, rejected_images=_IMAGES),
                 ),
             ),
+            heeds=frozenset({"both_sides"}),
         ),
         Format(
             "llamafactory",
@@ -133,7 +137,8 @@ FORMATS: Mapping[str, Format] = {
                     ),
                 ),
             ),
-            _llamafactory_files,
+            files=_llamafactory_files,
+            heeds=frozenset({"negative", "both_sides"}),
         ),
         Format(
             "ic-vco",
@@ -153,7 +158,7 @@ FORMATS: Mapping[str, Format] = {
                 ),
                 Table("sft", ic_vco_sft, _schema(prompt=_TEXT, completion=_TEXT, images=_IMAGES)),
             ),
-            _ic_vco_files,
+            files=_ic_vco_files,
         ),
         Format(
             "mvc",
@@ -183,11 +188,13 @@ FORMATS: Mapping[str, Format] = {
                     ),
                 ),
             ),
+            heeds=frozenset({"negative"}),
         ),
         Format(
             "llava",
             "LLaVA's supervised JSON: one answer a row, images as files",
             (Table("llava_{split}.json", llava, None),),
+            heeds=frozenset({"both_sides"}),
         ),
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +35,14 @@ class ExportFacts:
     """Rows by "table split"."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Pairs that made no row, by reason."""
+    without_rows: list[str] = field(default_factory=list)
+    """Splits that were asked for and have none; no file of theirs is there."""
 
     def text(self, output: str) -> str:
         """For a person."""
         lines = [f"{output}: {self.num_pairs:,} pairs"]
         lines += [f"  {name}: {count:,} rows" for name, count in self.num_rows.items()]
+        lines += [f"  {split}: no rows" for split in self.without_rows]
         lines += [f"  left out, {why}: {count:,}" for why, count in self.left_out.most_common()]
         return "\n".join(lines)
 
@@ -99,36 +103,101 @@ def _with_files(output: Folder, value: Any) -> Any:
     return value
 
 
+class _Output:
+    """The files of an export. A table's file is begun with its first row: none is there without."""
+
+    def __init__(self, target: Folder, form: Format) -> None:
+        self._target, self._form = target, form
+        self._sinks: dict[tuple[str, str], _JsonFile | _ParquetFiles] = {}
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing is where the export would write."""
+        return not any(self._target.names(folder) for folder in self._folders())
+
+    def add(self, table: Table, split: str, row: Row) -> None:
+        key = (table.folder, split)
+        if key not in self._sinks:
+            self._sinks[key] = (
+                _JsonFile(self._target, table.folder.format(split=split))
+                if table.schema is None
+                else _ParquetFiles(self._target, table, split)
+            )
+        self._sinks[key].add(row)
+
+    def finish(self) -> None:
+        """Give all files their names. What describes them names the splits that have rows."""
+        for sink in self._sinks.values():
+            sink.finish()
+        begun = {split for _, split in self._sinks}
+        splits = [split for split in (TRAIN, VALIDATION) if split in begun]
+        for name, text in self._form.files(splits).items():
+            self._target.write(name, text.encode())
+
+    def discard(self) -> None:
+        """Remove what was written: all of it is ours, for nothing was there before."""
+        for sink in self._sinks.values():
+            # Some stores show a file when its stream is closed, so it is closed first.
+            with suppress(OSError, pa.ArrowException):
+                sink.finish()
+        for folder in self._folders():
+            for name in self._target.names(folder):
+                self._target.delete(f"{folder}/{name}" if folder else name)
+
+    def _folders(self) -> list[str]:
+        of_tables = {
+            table.folder.format(split=split)
+            for table in self._form.tables
+            if table.schema is not None
+            for split in (TRAIN, VALIDATION)
+        }
+        return ["", "images", *sorted(of_tables)]
+
+
 def export_run(run: str, form: str, output: str, wanted: Wanted) -> ExportFacts:
     """Write the pairs of `run` to the folder `output` in the form `form`; says what was written.
 
     All pairs of one original image are on the same side of the split, in whatever run they stand,
-    and both photos of a pair of two (`schemas.holdout`).
-    Image paths in JSON files start from `output`. UsageError for an unknown form, a run without
-    pairs, or a folder that is not empty.
+    and both photos of a pair of two (`schemas.holdout`). Image paths in JSON files start from
+    `output`. UsageError for an unknown form, an option that says nothing to it, a run without
+    pairs, or a folder that is not empty. An export that fails leaves nothing behind.
     """
     if form not in FORMATS:
         raise UsageError(f"--format {form}: known are {', '.join(FORMATS)}")
-    if not 0 <= wanted.validation < 1:
-        raise UsageError(f"--validation {wanted.validation}: give a share from 0 to below 1")
+    _check(wanted, FORMATS[form])
     source, target = Folder.at(run), Folder.at(output)
     if not source.names("data"):
         raise UsageError(f"{run} has no data/ with pairs: is it a finished run?")
-    if target.names() or target.names("images"):
+    files = _Output(target, FORMATS[form])
+    if not files.is_clear:
         raise UsageError(f"--output {output} is not empty; give a new folder")
-    return _write(source, target, FORMATS[form], wanted)
+    try:
+        facts = _write(source, files, FORMATS[form], wanted)
+        files.finish()
+    except BaseException:
+        files.discard()
+        raise
+    return facts
 
 
-def _write(source: Folder, target: Folder, form: Format, wanted: Wanted) -> ExportFacts:
-    facts = ExportFacts()
-    splits = [TRAIN, VALIDATION] if wanted.validation else [TRAIN]
-    sinks: dict[tuple[str, str], _JsonFile | _ParquetFiles] = {
-        (table.folder, split): _ParquetFiles(target, table, split)
-        if table.schema is not None
-        else _JsonFile(target, table.folder.format(split=split))
-        for table in form.tables
-        for split in splits
+def _check(wanted: Wanted, form: Format) -> None:
+    if not 0 <= wanted.validation < 1:
+        raise UsageError(f"--validation {wanted.validation}: give a share from 0 to below 1")
+    given = {
+        "negative": (wanted.negative != "auto", f"--negative {wanted.negative}"),
+        "both_sides": (wanted.both_sides, "--both-sides"),
     }
+    for name, (is_given, option) in given.items():
+        if is_given and name not in form.heeds:
+            forms = ", ".join(other.name for other in FORMATS.values() if name in other.heeds)
+            raise UsageError(
+                f"{option} changes nothing in --format {form.name}; leave it out (it is for "
+                f"{forms})"
+            )
+
+
+def _write(source: Folder, files: _Output, form: Format, wanted: Wanted) -> ExportFacts:
+    facts = ExportFacts()
     for pair in _pairs(source):
         facts.num_pairs += 1
         split = _split(pair, wanted)
@@ -139,15 +208,14 @@ def _write(source: Folder, target: Folder, form: Format, wanted: Wanted) -> Expo
             continue
         for table, of_table in rows:
             for row in of_table:
-                sinks[table.folder, split].add(row)
+                files.add(table, split, row)
             facts.num_rows[f"{table.folder.format(split=split)} {split}"] += len(of_table)
     if not facts.num_rows:
         reasons = "; ".join(f"{why}: {n:,}" for why, n in facts.left_out.items())
         raise UsageError(f"no pair of {source.url} can be a row of {form.name} ({reasons})")
-    for sink in sinks.values():
-        sink.finish()
-    for name, text in form.files(splits).items():
-        target.write(name, text.encode())
+    wished = [TRAIN, VALIDATION] if wanted.validation else [TRAIN]
+    got = {name.rpartition(" ")[2] for name in facts.num_rows}
+    facts.without_rows = [split for split in wished if split not in got]
     return facts
 
 

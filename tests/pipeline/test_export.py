@@ -231,6 +231,71 @@ def test_a_placeholder_in_an_answer_is_no_image(tmp_path, form):
     assert export_run(url, "symmpo", str(tmp_path / "symmpo"), Wanted()).left_out == {}
 
 
+@pytest.mark.parametrize("form", sorted(FORMATS))
+@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9], ids=["none held out", "all held out"])
+def test_a_split_without_rows_is_not_there(tmp_path, form, share):
+    outcomes = [pair("a0", 0)]
+    url = write_run(tmp_path / "run", outcomes)
+    write_data(Folder.at(url), [0], "test")
+    facts = export_run(url, form, str(tmp_path / form), Wanted(validation=share))
+    there, absent = ("train", "validation") if share < 0.5 else ("validation", "train")
+    assert facts.without_rows == [absent]
+    assert f"{absent}: no rows" in facts.text("")
+    files = [f for f in (tmp_path / form).rglob("*") if f.is_file()]
+    assert not [f for f in files if absent in str(f.relative_to(tmp_path / form))]
+    if form == "llamafactory":
+        info = json.loads((tmp_path / form / "dataset_info.json").read_text())
+        assert {entry["file_name"] for entry in info.values()} == {there}
+    elif FORMATS[form].tables[0].schema is not None:
+        config = "preference" if form == "ic-vco" else None
+        assert loaded(tmp_path / form, config, there).num_rows == 1
+
+
+@pytest.mark.parametrize("form", ["trl", "mvc", "ic-vco"])
+def test_an_export_that_fails_leaves_nothing_behind(tmp_path, form):
+    bad = pair("a1", 1, image=Image(b"GIF89a"))
+    url = write_run(tmp_path / "run", [pair("a0", 0), bad])
+    write_data(Folder.at(url), [0], "test")
+    out = tmp_path / "out"
+    if form == "mvc":
+        with pytest.raises(ValueError, match="neither JPEG"):
+            export_run(url, form, str(out), Wanted())
+    else:
+        (file,) = (tmp_path / "run" / "data").iterdir()
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(Exception, match=r"(?i)parquet|corrupt"):
+            export_run(url, form, str(out), Wanted())
+        file.write_bytes(whole)
+    assert not [f for f in out.rglob("*") if f.is_file()]
+    assert export_run(url, "trl", str(out), Wanted()).num_pairs == 2
+
+
+def test_an_export_without_rows_can_be_tried_again(tmp_path):
+    url = write_run(tmp_path / "run", [pair("a0", 0, rejected=None)])
+    write_data(Folder.at(url), [0], "test")
+    with pytest.raises(UsageError, match="no rejected answer: 1"):
+        export_run(url, "trl", str(tmp_path / "out"), Wanted(negative="rejected"))
+    assert export_run(url, "trl", str(tmp_path / "out"), Wanted()).num_pairs == 1
+    with pytest.raises(UsageError, match="not empty"):
+        export_run(url, "trl", str(tmp_path / "out"), Wanted())
+
+
+OPTIONS = {"negative": {"negative": "rejected"}, "both_sides": {"both_sides": True}}
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS))
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+def test_an_option_changes_the_rows_or_is_refused(run, tmp_path, form, option):
+    plain = sorted(f.stat().st_size for f in exported(run, form, tmp_path / "a").rglob("*.*"))
+    if option in FORMATS[form].heeds:
+        out = exported(run, form, tmp_path / "b", **OPTIONS[option])
+        assert sorted(f.stat().st_size for f in out.rglob("*.*")) != plain
+    else:
+        with pytest.raises(UsageError, match=f"changes nothing in --format {form}"):
+            exported(run, form, tmp_path / "b", **OPTIONS[option])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
