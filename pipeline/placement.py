@@ -17,7 +17,10 @@ from workers.chain import Chain
 
 WASTE = 0.9
 """Least share of a GPU that actors of one fraction must fill together: Ray places none across two,
-so sums of other fractions promise actors that never start."""
+so the rest of it stays idle."""
+
+_GPU = 10_000
+"""A GPU in the units in which Ray counts shares of one."""
 
 
 class GroupPlacement(BaseModel):
@@ -174,9 +177,9 @@ def pool_sizes(
     """
     sizes = [group.min_actors for group in groups]
     if not fits(groups, sizes, num_cpus, num_gpus):
-        cpus, gpus = _used(groups, sizes)
         raise UsageError(
-            f"the placement needs at least {cpus:g} CPUs, {gpus:g} GPUs, "
+            f"the placement needs at least {_cpus(groups, sizes):g} CPUs, "
+            f"{_gpus(groups, sizes)} GPUs, "
             f"the cluster has {num_cpus:g} and {num_gpus:g}; lower min_actors or use another one"
         )
     grown = True
@@ -204,19 +207,44 @@ def runtime_env(group: GroupPlacement) -> dict[str, Any] | None:
 def fits(
     groups: Sequence[GroupPlacement], sizes: Sequence[int], num_cpus: float, num_gpus: float
 ) -> bool:
-    """Whether pools of these sizes fit into so many CPUs and GPUs all at once."""
-    cpus, gpus = _used(groups, sizes)
+    """Whether pools of these sizes fit into so many CPUs and GPUs all at once.
+
+    Machines are not told apart: an actor of several GPUs or CPUs may not fit into any one of them.
+    """
     # A hair of room for sums of fractions such as 0.1.
-    return cpus <= num_cpus + 1e-9 and gpus <= num_gpus + 1e-9
+    cpus = _cpus(groups, sizes) <= num_cpus + 1e-9
+    return cpus and _gpus(groups, sizes) <= num_gpus + 1e-9
 
 
-def _used(groups: Sequence[GroupPlacement], sizes: Sequence[int]) -> tuple[float, float]:
-    """CPUs and GPUs that pools of these sizes take."""
-    pools = list(zip(groups, sizes, strict=True))
-    return (
-        sum(size * group.num_cpus for group, size in pools),
-        sum(size * group.num_gpus for group, size in pools),
-    )
+def _cpus(groups: Sequence[GroupPlacement], sizes: Sequence[int]) -> float:
+    """CPUs that pools of these sizes take."""
+    return sum(size * group.num_cpus for group, size in zip(groups, sizes, strict=True))
+
+
+def _gpus(groups: Sequence[GroupPlacement], sizes: Sequence[int]) -> int:
+    """GPUs that pools of these sizes take, started in this order.
+
+    As Ray places them: shares of a GPU go to the fullest that has room, a new one where none has,
+    and never across two; whole GPUs are shared with nobody.
+    """
+    whole, free = 0, list[int]()
+    for group, size in zip(groups, sizes, strict=True):
+        share, left = round(group.num_gpus * _GPU), size
+        if share == 0:
+            continue
+        if share >= _GPU:
+            whole += size * (share // _GPU)
+            continue
+        free.sort()
+        for i, room in enumerate(free):
+            here = min(left, room // share)
+            free[i] -= here * share
+            left -= here
+        each = _GPU // share
+        free += [_GPU - each * share] * (left // each)
+        if left % each:
+            free.append(_GPU - left % each * share)
+    return whole + len(free)
 
 
 def unknown_stages(book: RecipeBook, placement: Placement) -> Sequence[str]:

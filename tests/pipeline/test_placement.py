@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,7 @@ def test_the_default_placement_is_the_laptops():
 def groups_strategy(draw):
     groups = []
     for _ in range(draw(st.integers(1, 4))):
-        gpus = draw(st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0]))
+        gpus = draw(st.sampled_from([0.0, 0.0, 0.1, 0.19, 0.33, 0.45, 0.5, 1.0, 2.0]))
         least = draw(st.integers(1, 4))
         most = draw(st.none() | st.integers(least, 12))
         groups.append(
@@ -185,35 +186,72 @@ def groups_strategy(draw):
     return groups
 
 
+def starts(groups, sizes, num_gpus):
+    """Whether all actors find GPUs when they start one after the other, as Ray lets them."""
+    free = [10_000] * num_gpus
+    for group, size in zip(groups, sizes, strict=True):
+        wanted = round(group.num_gpus * 10_000)
+        for _ in range(size if wanted else 0):
+            if wanted >= 10_000:
+                places = [i for i, room in enumerate(free) if room == 10_000]
+                places = places[: wanted // 10_000]
+                if len(places) < wanted // 10_000:
+                    return False
+            else:
+                roomy = [i for i, room in enumerate(free) if room >= wanted]
+                if not roomy:
+                    return False
+                places = [min(roomy, key=lambda i: free[i])]
+            for i in places:
+                free[i] -= min(wanted, 10_000)
+    return True
+
+
 @given(
     groups_strategy(),
     st.floats(0, 40) | st.integers(0, 8),
-    st.sampled_from([0, 1, 2, 8]),
+    st.sampled_from([0, 1, 2, 3, 8]),
     st.integers(1, 50),
 )
-def test_pools_fit_the_cluster_together_and_leave_no_room(groups, cpus, gpus, most):
-    least_cpus = sum(g.min_actors * g.num_cpus for g in groups)
-    least_gpus = sum(g.min_actors * g.num_gpus for g in groups)
-    fits = least_cpus <= cpus + 1e-9 and least_gpus <= gpus + 1e-9
-    if not fits:
-        said = f"at least {least_cpus:g} CPUs, {least_gpus:g} GPUs"
+def test_pools_start_in_the_cluster_together_and_leave_no_room(groups, cpus, gpus, most):
+    least = [group.min_actors for group in groups]
+    least_cpus = sum(n * g.num_cpus for n, g in zip(least, groups, strict=True))
+    if least_cpus > cpus + 1e-9 or not starts(groups, least, gpus):
+        least_gpus = next(n for n in count() if starts(groups, least, n))
+        said = f"at least {least_cpus:g} CPUs, {least_gpus} GPUs"
         with pytest.raises(UsageError, match=re.escape(said)):
             pool_sizes(groups, cpus, gpus, most)
         return
     sizes = pool_sizes(groups, cpus, gpus, most)
     used_cpus = sum(s * g.num_cpus for s, g in zip(sizes, groups, strict=True))
-    used_gpus = sum(s * g.num_gpus for s, g in zip(sizes, groups, strict=True))
     assert used_cpus <= cpus + 1e-6
-    assert used_gpus <= gpus + 1e-6
-    for size, group in zip(sizes, groups, strict=True):
+    assert starts(groups, sizes, gpus)
+    for i, (size, group) in enumerate(zip(sizes, groups, strict=True)):
         assert size >= group.min_actors
         assert size <= max(group.min_actors, min(group.max_actors or most, most))
         full = size >= min(group.max_actors or most, most)
-        room = (
-            used_cpus + group.num_cpus <= cpus - 1e-6
-            and used_gpus + group.num_gpus <= gpus - 1e-6 * bool(group.num_gpus)
-        )
+        one_more = [n + (k == i) for k, n in enumerate(sizes)]
+        room = used_cpus + group.num_cpus <= cpus - 1e-6 and starts(groups, one_more, gpus)
         assert full or not room
+
+
+@pytest.mark.parametrize(
+    ("share", "gpus", "actors"), [(0.33, 64, 192), (0.33, 33, 99), (0.45, 20, 40), (0.19, 16, 80)]
+)
+def test_shares_that_are_left_over_on_each_gpu_are_not_added_up(share, gpus, actors):
+    groups = [GroupPlacement(device="cuda", num_gpus=share, num_cpus=0.1)]
+    assert pool_sizes(groups, 1000, gpus, 1000) == [actors]
+    groups = [groups[0].model_copy(update={"min_actors": actors + 1})]
+    with pytest.raises(UsageError, match=rf"{gpus + 1} GPUs, the cluster has 1000 and {gpus};"):
+        pool_sizes(groups, 1000, gpus, 1000)
+
+
+def test_groups_share_a_gpu():
+    shares = [0.5, 0.25, 0.19]
+    groups = [GroupPlacement(device="cuda", num_gpus=share, num_cpus=0.1) for share in shares]
+    assert pool_sizes(groups, 100, 1, 100) == [1, 1, 1]
+    # A whole one goes to nobody else, whatever room is left on the first.
+    assert pool_sizes([*groups, GroupPlacement(device="cuda", num_gpus=1)], 100, 2, 1) == [1] * 4
 
 
 def test_room_is_shared_evenly():
