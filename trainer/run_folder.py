@@ -26,6 +26,7 @@ CARD = "run.json"
 _LOCK = ".lock"
 _FREE = frozenset({"about", "machine", "keep"})
 """Settings that may change between two attempts at a run; see `Settings.digest`."""
+_MICRO_BATCH = "settings.machine.micro_batch"
 _PACKAGES = ("nearmiss", "torch", "transformers", "peft", "accelerate")
 
 
@@ -54,7 +55,7 @@ class RunFolder:
         card = self.card()
         if card is None:
             raise UsageError(f"{self.path} is no run of `python -m trainer train`: no {CARD}")
-        return Settings.model_validate(card["settings"])
+        return _settings(card)
 
     def claim(self, card: Mapping[str, Any]) -> None:
         """Write the card of a new run, or see that the run here is the same.
@@ -100,11 +101,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         _flat({key: card[key] for key in ("settings", "model", "revision", "rows")})
         for card in (old, json.loads(json.dumps(new)))
     )
+    bound = {_MICRO_BATCH} if _settings(new).micro_batch_decides else set()
     return [
         f"{key.removeprefix('settings.')} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key) and not _is_free(key)
+        if was.get(key) != now.get(key) and (key in bound or not _is_free(key))
     ]
+
+
+def _settings(card: Mapping[str, Any]) -> Settings:
+    return Settings.model_validate(card["settings"])
 
 
 def _is_free(key: str) -> bool:

@@ -1,6 +1,7 @@
 """Settings of a training run: a preset or a YAML file, with `key=value` overrides, checked.
 
 All but `machine` and `keep` decide the result; those two decide how fast, and what is written down.
+One exception: `Settings.micro_batch_decides`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ class Optimizer(BaseModel):
 
 
 class Machine(BaseModel):
-    """How fast; none of it changes the result beyond float tolerance."""
+    """How fast; none of it changes the result beyond float tolerance.
+
+    But for the micro-batch with some losses: see `Settings.micro_batch_decides`.
+    """
 
     model_config = _Frozen
 
@@ -91,7 +95,7 @@ class Machine(BaseModel):
     """Whether weights and optimizer state are split over the processes (torch's `fully_shard`,
     FSDP 2) instead of held whole by each (DDP)."""
     micro_batch: Annotated[int, Ge(1)] = 1
-    """Rows of one forward on one process."""
+    """Rows of one forward on one process. With VCDist and with dropout a part of the result."""
     gradient_checkpointing: bool = True
     """Whether activations are computed again in the backward pass instead of kept."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -172,9 +176,21 @@ class Settings(BaseModel):
         return self.epochs * steps_per_epoch(num_rows, self.batch_size)
 
     @property
+    def micro_batch_decides(self) -> bool:
+        """Whether `machine.micro_batch` changes the result.
+
+        It does with a loss that takes means over a micro-batch (VCDist), and with dropout, which is
+        drawn anew for each.
+        """
+        drops = isinstance(self.tune, Lora) and self.tune.dropout > 0
+        return self.loss.mixes_rows or drops
+
+    @property
     def digest(self) -> str:
         """Content id of all that decides the result."""
         content = self.model_dump(mode="json", exclude={"about", "machine", "keep"})
+        if self.micro_batch_decides:
+            content["micro_batch"] = self.machine.micro_batch
         return content_id(json.dumps(content, sort_keys=True))
 
 

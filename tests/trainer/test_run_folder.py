@@ -9,8 +9,8 @@ from trainer.run_folder import RunFolder, versions
 from trainer.settings import Source, load_settings
 
 
-def card(*overrides, **more):
-    settings = load_settings(Source("dpo", overrides=overrides)).model_dump(mode="json")
+def card(*overrides, preset="dpo", **more):
+    settings = load_settings(Source(preset, overrides=overrides)).model_dump(mode="json")
     return {"settings": settings, "model": "m", "revision": None, "rows": "r", **more}
 
 
@@ -31,6 +31,15 @@ def test_another_run_is_refused_by_what_differs(tmp_path):
     assert "device" not in str(caught.value)
     with pytest.raises(UsageError, match="rows was 'r', is 's'"):
         folder.claim(card(rows="s"))
+
+
+@pytest.mark.parametrize("preset", ["icvco", "sft-icvco"])
+def test_another_micro_batch_is_another_run_where_it_decides(tmp_path, preset):
+    folder = RunFolder(tmp_path)
+    folder.claim(card(preset=preset))
+    with pytest.raises(UsageError, match=r"machine\.micro_batch was 1, is 8; choose another"):
+        folder.claim(card("machine.micro_batch=8", preset=preset))
+    folder.claim(card("machine.loader_workers=8", preset=preset))
 
 
 def test_two_at_a_time_are_refused(tmp_path):

@@ -34,10 +34,31 @@ def test_the_digest_is_of_what_decides_the_result():
     def digest(text):
         return load_settings(Source("icvco", overrides=[text])).digest
 
-    for same in ("machine.device=cpu", "machine.micro_batch=4", "keep.checkpoints=9", "about=x"):
+    for same in ("machine.device=cpu", "machine.shard=true", "keep.checkpoints=9", "about=x"):
         assert digest(same) == plain.digest
     for other in ("seed=1", "loss.beta=0.2", "max_tokens=99", "tune.rank=8", "held_out=0.1"):
         assert digest(other) != plain.digest
+
+
+@pytest.mark.parametrize(
+    ("preset", "override", "decides"),
+    [
+        ("dpo", "seed=0", False),
+        ("dpo", "tune.dropout=0.1", True),
+        ("sft-icvco", "seed=0", True),
+        ("sft-icvco", "tune.dropout=0", False),
+        ("icvco", "seed=0", True),
+        ("icvco", "loss.vcdist_weight=0", False),
+        ("svco", "seed=0", False),
+    ],
+)
+def test_the_micro_batch_decides_where_rows_are_mixed(preset, override, decides):
+    one, eight = (
+        load_settings(Source(preset, overrides=[override, f"machine.micro_batch={size}"]))
+        for size in (1, 8)
+    )
+    assert one.micro_batch_decides is decides
+    assert (one.digest != eight.digest) is decides
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ class PreferenceLoss(ABC):
         """The columns that a pair must fill; see `trainer.views.columns`."""
         return columns(self.views)
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether a row's loss depends on those beside it, so on how a step is cut in batches."""
+        return False
+
     @abstractmethod
     def __call__(self, policy: LogProbs, reference: LogProbs) -> LossOutput:
         """The loss of a batch: `policy` holds `views`, `reference` holds `reference_views`.

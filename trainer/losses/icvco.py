@@ -88,6 +88,11 @@ class ICVCO(PreferenceLoss):
                     found |= {own}
         return frozenset(found)
 
+    @property
+    def mixes_rows(self) -> bool:
+        """VCDist is a mean over the active rows."""
+        return self.vcdist_weight > 0
+
     def __call__(self, policy: LogProbs, reference: LogProbs) -> LossOutput:
         """See the class."""
         d = log_ratios(self, policy, reference)
