@@ -100,7 +100,8 @@ def fit_groups(
     total = sum(len(rows) for rows, _ in groups)
     report = Fit(limit, total, tuple(too_long), tuple(placeholders), tuple(alike))
     if not report.kept and total:
-        raise UsageError(f"no row can be read whole: {report}; raise max_tokens, or shrink images")
+        advice = "raise max_tokens, shrink the images, or take a model that sees their edges"
+        raise UsageError(f"no row can be read whole: {report}; {advice}")
     return found, report
 
 

@@ -163,7 +163,7 @@ def test_an_image_is_encoded_once_for_policy_and_reference(checkpoint, name):
     assert len(batch.features) == 2
 
 
-@pytest.mark.parametrize("name", ["llava-next", "qwen3-vl"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_those_of_the_plain_way(checkpoint, name):
     """All weights learn, the tower's, too: through shared images, shared words, deepstack."""
     made = checkpoint(name)

@@ -19,7 +19,7 @@ class MDPO(PreferenceLoss):
     """Three logistic terms of equal weight (mDPO:mdpo_trainer.py:92-135).
 
     text:   beta [d(y|m) - d(y_l|m)]
-    image:  beta [d(y|m) - d(y|crop(m))]
+    crop:   beta [d(y|m) - d(y|crop(m))]
     anchor: beta d(y|m) - delta
 
     Unlike the released code, which crops anew in the reference's forward (146, 156), both sides of

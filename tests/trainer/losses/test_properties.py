@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.trainer.losses.tables import ALL, BAD, PREFERENCES, M, Y, drawn
 from trainer.losses import ICVCO, MDPO, SVCO, AdaViP, OViP, SymMPO
 from trainer.views import Answer, Images, View
 
+README = Path(__file__).parents[3] / "trainer" / "README.md"
 nats = st.floats(-80, 80, allow_nan=False)
 MIRROR_IMAGE = {Images.CHOSEN: Images.REJECTED, Images.REJECTED: Images.CHOSEN}
 MIRROR_ANSWER = {Answer.CHOSEN: Answer.COUNTERFACTUAL, Answer.COUNTERFACTUAL: Answer.CHOSEN}
@@ -26,6 +28,17 @@ def mirrored(view):
         answer=MIRROR_ANSWER[view.answer],
         anchor=MIRROR_IMAGE.get(view.anchor),
     )
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_the_readme_knows_every_term(name):
+    loss = PREFERENCES[name]
+    text = README.read_text("utf-8").partition("A loss gives `per_row`")[2].partition("Ends:")[0]
+    assert text
+    for key in loss(*drawn(loss)).metrics:
+        kind, _, term = key.partition("/")
+        known = f"`{key}`", f"`{term.removesuffix('_mirrored')}`", f"`{kind}/...`"
+        assert kind == "log_ratio" or any(word in text for word in known), key
 
 
 @pytest.mark.parametrize("name", ALL)
