@@ -21,6 +21,9 @@ _SWAPPED_MIRRORED = View(Images.REJECTED, Answer.CHOSEN)
 class SymMPO(PreferenceLoss):
     """Five logistic terms and a square (SymMPO:muffin/train/trainers.py:91-146).
 
+    The code has two betas (`dpo_loss`): `beta_1` is DPO's, that of z1 and z2 and of the first
+    anchor, `beta_2` that of the second anchor alone.
+
     text:            beta [d(y|m) - d(y_l|m)]
     answer:          beta z1, z1 = d(y|m) - d(y'|m), times lambda
     answer_mirrored: beta z2, z2 = d(y'|m') - d(y|m'), times lambda
