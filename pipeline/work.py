@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pipeline.errors import RunError, UsageError
 from pipeline.placement import GroupPlacement, Placement, split
-from stages.base import Device
+from stages.base import Device, SelfLimited, Stage
 from workers.chain import Chain
 from workers.counters import Counters
 from workers.failure import Failure
@@ -42,7 +42,10 @@ class Work:
 def make_groups(
     chains: Sequence[Chain], placement: Placement
 ) -> list[tuple[Group, GroupPlacement]]:
-    """The actor groups that have something to do, in order, with how they are placed."""
+    """The actor groups that have something to do, in order, with how they are placed.
+
+    UsageError for limits of time that contradict each other.
+    """
     parts = [split(chain, placement) for chain in chains]
     used = [i for i in range(len(placement.groups)) if any(part[i].links for part in parts)]
     groups = []
@@ -57,8 +60,20 @@ def make_groups(
             last=i == used[-1],
             decode_ahead=spec.decode_ahead,
         )
+        _check_limits(group)
         groups.append((group, spec))
     return groups
+
+
+def _check_limits(group: Group) -> None:
+    """UsageError where the watchdog would blame a row for what a backend ends by itself."""
+    for link in (link for chain in group.chains for link in chain.links):
+        for backend in link.stage.backends() if isinstance(link.stage, Stage) else ():
+            if isinstance(backend, SelfLimited) and backend.call_limit_s >= group.time_limit_s:
+                raise UsageError(
+                    f"{link.name}: call_limit_s {backend.call_limit_s:g} must be below the "
+                    f"placement's time_limit_s, {group.time_limit_s:g} for its group; change one"
+                )
 
 
 def stage_names(group: Group) -> str:

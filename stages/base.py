@@ -126,6 +126,14 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class SelfLimited(Protocol):
+    """A backend that ends a call by itself, for what keeps it is elsewhere and no row's fault."""
+
+    call_limit_s: float
+    """It raises ServiceDown after so long; below its group's `time_limit_s`, or a row is blamed."""
+
+
+@runtime_checkable
 class Metered(Protocol):
     """A backend whose use is counted beyond rows and seconds, such as one that costs money."""
 

@@ -152,6 +152,8 @@ def _read(
             return Reply(request.answer.model_validate(_without_surrogates(found)), text)
         except ValidationError as error:
             why = _describe(error)
+        except RecursionError:
+            why = "nested beyond measure"
     return _Misfit(why, shown)
 
 
@@ -161,7 +163,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     for piece in (text, *fenced):
         try:
             found = json.loads(piece)
-        except ValueError:
+        except (ValueError, RecursionError):  # not JSON, or nested beyond measure
             continue
         if isinstance(found, dict):
             yield found
@@ -170,7 +172,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     while at >= 0:
         try:
             found, end = decoder.raw_decode(text, at)
-        except ValueError:
+        except (ValueError, RecursionError):  # not JSON, or nested beyond measure
             end = at + 1
         else:
             yield found

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -85,8 +86,11 @@ class OpenAIChat:
     timeout_s: Annotated[float, Gt(0)] = field(default=90.0, metadata=OPERATIONAL)
     """Limit for one request; it is then tried again."""
     patience_s: Annotated[float, Ge(0)] = field(default=120.0, metadata=OPERATIONAL)
-    """How long a request that fails is tried again. With `timeout_s` this has to stay below the
-    placement's `time_limit_s`."""
+    """How long a request that fails is tried again. With `timeout_s` at most `call_limit_s`, so
+    that a row on which the endpoint fails is dropped before the run stops."""
+    call_limit_s: Annotated[float, Gt(0)] = field(default=240.0, metadata=OPERATIONAL)
+    """Limit for a micro-batch of requests with all tries and repairs; then the run stops and can be
+    resumed. Below the placement's `time_limit_s` (300 by default), at which a row is blamed."""
     prompt_price: Annotated[float, Ge(0)] = field(default=0.0, metadata=OPERATIONAL)
     """Dollars for a million tokens read."""
     completion_price: Annotated[float, Ge(0)] = field(default=0.0, metadata=OPERATIONAL)
@@ -112,6 +116,12 @@ class OpenAIChat:
             )
         if self.base_url is not None:
             _check_url(self.base_url)
+        if self.timeout_s + self.patience_s > self.call_limit_s:
+            raise ValueError(
+                f"timeout_s {self.timeout_s:g} and patience_s {self.patience_s:g} are together "
+                f"more than call_limit_s {self.call_limit_s:g}; raise it, and the placement's "
+                "time_limit_s above it"
+            )
         if own := {"model", "messages", "seed", "response_format"} & set(self.extra_body):
             raise ValueError(f"extra_body sets {min(own)}, which this backend sets itself")
 
@@ -151,16 +161,18 @@ class OpenAIChat:
     def chat(self, requests: Sequence[Request[Answer]]) -> list[Reply[Answer] | Unanswered]:
         """One result per request, in order. Requests that are equal, seed and all, are asked once.
 
-        Raises ServiceDown if the endpoint is down for `patience_s`, refuses the key, or does not
-        have the model.
+        Raises ServiceDown if the endpoint is down for `patience_s`, refuses the key, does not have
+        the model, or is not done within `call_limit_s`.
         """
-        return converse(requests, self._complete)
+        return converse(requests, partial(self._complete, until=monotonic() + self.call_limit_s))
 
     def usage(self) -> Mapping[str, float]:
         """As `stages.base.Metered` names it; 0 dollars where the prices are not set."""
         return dict(self._counts)
 
-    def _complete(self, requests: Sequence[Request[Any]]) -> list[Completion | Unanswered]:
+    def _complete(
+        self, requests: Sequence[Request[Any]], until: float
+    ) -> list[Completion | Unanswered]:
         assert self._runner is not None, "open first"
         payloads = {}
         keys = []
@@ -169,7 +181,7 @@ class OpenAIChat:
             # The seed counts where it is not sent, too: samples and votes differ in nothing else.
             keys.append(content_id("chat 2", json.dumps(payload, sort_keys=True), request.seed))
             payloads[keys[-1]] = payload
-        results = self._runner.run(self._all(payloads))
+        results = self._runner.run(self._all(payloads, until))
         return [results[key] for key in keys]
 
     def _payload(self, request: Request[Any]) -> dict[str, Any]:
@@ -194,11 +206,19 @@ class OpenAIChat:
         return {**payload, **self.extra_body}
 
     async def _all(
-        self, payloads: Mapping[str, Mapping[str, Any]]
+        self, payloads: Mapping[str, Mapping[str, Any]], until: float
     ) -> dict[str, Completion | Unanswered]:
+        tasks = {}
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.timeout(until - monotonic()), asyncio.TaskGroup() as group:
                 tasks = {k: group.create_task(self._one(k, p)) for k, p in payloads.items()}
+        except TimeoutError:
+            left = sum(task.cancelled() for task in tasks.values())
+            raise ServiceDown(
+                f"the chat endpoint {self._url()} left {left} of {len(tasks)} requests unanswered "
+                f"at the end of call_limit_s, {self.call_limit_s:g} s; give it a smaller "
+                "micro_batch, or raise the limit, and the placement's time_limit_s above it"
+            ) from None
         except BaseExceptionGroup as several:
             # The first that failed has cancelled the others; it says what is wrong.
             raise several.exceptions[0] from None

@@ -26,6 +26,7 @@ from pipeline.plan import plan
 from pipeline.recipes.build import load_recipe
 from pipeline.run import make_chains
 from pipeline.sources import open_source
+from pipeline.work import make_groups
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,15 @@ def placed(*groups):
 
 
 ALL = [link.name for link in chain().links]
+
+
+def test_a_chat_model_gives_up_before_the_watchdog_blames_a_row():
+    chains = make_chains(load_recipe("mvc"), 0)
+    with pytest.raises(UsageError, match=r"questioner: call_limit_s 240 .* time_limit_s, 120 for"):
+        make_groups(chains, Placement(groups=[GroupPlacement(time_limit_s=120)]))
+    rest = GroupPlacement(time_limit_s=250)
+    apart = GroupPlacement(stages=["loader", "brought_counterpart", "embedder"], time_limit_s=9)
+    assert len(make_groups(chains, Placement(groups=[apart, rest]))) == 2
 
 
 def test_one_group_runs_everything():

@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from schemas.files import Folder
 from schemas.records import Image, Reason
+from stages.backends.chat_cache import CompletionCache
 from stages.backends.openai_chat import OpenAIChat
 from stages.backends.retry_after import retry_after_s
 from stages.base import Device, ServiceDown
@@ -199,6 +201,26 @@ def test_a_second_bad_reply_is_a_drop_with_both_as_evidence(bad):
     assert len(server.payloads) == 2, "one repair, never a loop"
 
 
+DEEP = 100_000
+"""Brackets, more than a parser goes down."""
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[" * DEEP,
+        '{"reason": ' + "[" * DEEP,
+        '{"a": ' * 3000,
+        '{"reason": ' + "[" * 900 + "]" * 900 + "}",
+    ],
+    ids=["list", "in an object", "objects", "deep but whole"],
+)
+def test_a_reply_nested_beyond_measure_is_a_bad_reply(bad):
+    with ChatServer([bad, GOOD]) as server, talking(server) as chat:
+        (reply,) = chat.chat([ask()])
+    assert reply.value == Grade(**GOOD)
+
+
 def test_a_refusal_and_a_cut_off_reply_are_not_repaired():
     refusals = [
         (Say(None, refusal="I cannot help"), "I cannot help"),
@@ -268,6 +290,30 @@ def test_an_endpoint_that_is_down_stops_the_run_after_its_time():
         chat.chat([ask(str(i)) for i in range(5)])
     assert 0.2 < monotonic() - before < 5
     chat.close()
+
+
+@pytest.mark.parametrize("slow", ["waves", "repair", "cache"])
+def test_a_micro_batch_has_one_limit_with_its_waves_and_repairs(slow, tmp_path, monkeypatch):
+    """The watchdog of a worker measures the whole call, and blames a row."""
+    seconds = {"waves": 0.25, "repair": 0.7, "cache": 0}[slow]
+    if slow == "cache":
+        monkeypatch.setattr(CompletionCache, "get", lambda *_: time.sleep(3))
+    settings = {"timeout_s": 0.8, "patience_s": 0.0, "call_limit_s": 1.0, "concurrency": 2}
+    cache = str(tmp_path) if slow == "cache" else None
+    reply = "no JSON" if slow == "repair" else GOOD
+    with ChatServer([Slow(seconds, reply)]) as server:
+        with talking(server, **settings, cache=cache) as chat:
+            before = monotonic()
+            with pytest.raises(ServiceDown, match=r"left \d+ of \d+ requests unanswered"):
+                chat.chat([ask(str(i)) for i in range(2 if slow == "repair" else 20)])
+            assert 0.9 < monotonic() - before < 1.5
+        with talking(server, timeout_s=5, patience_s=5, call_limit_s=10) as chat:
+            assert len(chat.chat([ask("again")])) == 1
+
+
+def test_limits_that_contradict_each_other():
+    with pytest.raises(ValueError, match="together more than call_limit_s 100"):
+        OpenAIChat(base_url="http://h/v1", timeout_s=60, patience_s=50, call_limit_s=100)
 
 
 def test_overload_without_end_is_nobodys_row():
