@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.sources.errors import Place, shown
 from pipeline.sources.files import Input, InputFile
 from pipeline.sources.text_rows import PlacedRow, load_json
 from schemas.records import Kind
 from stages.inputs import filesystem_of
+
+Part = TypeVar("Part", list[Any], dict[str, Any], str)
+
+_KINDS: Mapping[type, str] = {list: "a list", dict: "an object", str: "a text"}
+"""What a person calls the parts of a JSON file."""
 
 RELEASED_PAIR_COLUMNS = [
     "id",
@@ -51,7 +56,7 @@ def countercurate_rows(source: Input) -> Iterator[PlacedRow]:
             yield from _moved(source.url, files[name], kind)
     if "dalle_gen_counterfactuals.json" in files:
         captions_file = files.get("flickr30k_image_captions.json")
-        captions = {} if captions_file is None else load_json(captions_file, dict)
+        captions = {} if captions_file is None else _first_captions(captions_file)
         yield from _changed(source.url, files["dalle_gen_counterfactuals.json"], captions)
 
 
@@ -60,11 +65,10 @@ def _moved(root: str, file: InputFile, kind: Kind) -> Iterator[PlacedRow]:
     drawn = _names(f"{root}/{folder}/neg")
     number = 0
     for picture, pairs in load_json(file, dict).items():
-        for item in pairs:
+        for item in _as(list, pairs, Place(file.url, file.name, "pair", number), picture):
             place = Place(file.url, file.name, "pair", number)
             number += 1
-            if not isinstance(item, Mapping):
-                raise place.error("pair", f"found {shown(item)}", "{image_id, pos, neg}")
+            _as(dict, item, place, "pair")
             tried = f"{picture}_{item.get('image_id')}"
             names = (f"{tried}.png", f"{tried}.jpg", f"{picture}.jpg")
             negative = next((name for name in names if name in drawn), None)
@@ -83,11 +87,22 @@ def _moved(root: str, file: InputFile, kind: Kind) -> Iterator[PlacedRow]:
             )
 
 
-def _changed(root: str, file: InputFile, captions: Mapping[str, Any]) -> Iterator[PlacedRow]:
+def _first_captions(file: InputFile) -> dict[str, str]:
+    """The first caption of each picture that has any."""
+    first = {}
+    for number, (picture, captions) in enumerate(load_json(file, dict).items()):
+        place = Place(file.url, file.name, "picture", number)
+        for caption in _as(list, captions, place, picture)[:1]:
+            first[picture] = _as(str, caption, place, picture)
+    return first
+
+
+def _changed(root: str, file: InputFile, captions: Mapping[str, str]) -> Iterator[PlacedRow]:
     drawn = _names(f"{root}/dalle_gen_counterfactuals")
     number = 0
     for picture, changes in load_json(file, dict).items():
-        for change, caption in changes.items():
+        of_picture = Place(file.url, file.name, "pair", number)
+        for change, caption in _as(dict, changes, of_picture, picture).items():
             place = Place(file.url, file.name, "pair", number)
             number += 1
             negative = f"{picture}_{change}.jpg"
@@ -100,7 +115,7 @@ def _changed(root: str, file: InputFile, captions: Mapping[str, Any]) -> Iterato
                 {
                     "id": f"countercurate/{picture}_{change}",
                     "image": f"flickr30k-images/{picture}.jpg",
-                    "chosen": (captions.get(picture) or [None])[0],
+                    "chosen": captions.get(picture),
                     "counterfactual_image": f"dalle_gen_counterfactuals/{negative}",
                     "counterfactual": caption,
                     "kind": str(_CHANGED[change]),
@@ -118,17 +133,17 @@ def finecops_rows(source: Input) -> Iterator[PlacedRow]:
     """
     files = {file.name: file for file in source.files}
     positives = {
-        item.get("id"): item for item in load_json(files["positive.json"], list) if "id" in item
+        _id(item["id"], place, "id"): item
+        for place, item in _items(files["positive.json"])
+        if item.get("id") is not None
     }
-    file = files["negative.json"]
-    for number, item in enumerate(load_json(file, list)):
-        place = Place(file.url, file.name, "item", number)
+    for place, item in _items(files["negative.json"]):
         if item.get("negative_cate") != "image":
             continue
         sort = str(item.get("negative_type", "")).casefold()
         if _ORDER in sort:
             continue
-        positive = positives.get(item.get("positive_id"))
+        positive = positives.get(_id(item.get("positive_id"), place, "positive_id"))
         if positive is None:
             found = f"found {shown(item.get('positive_id'))}"
             raise place.error("positive_id", found, "the id of an item of positive.json")
@@ -143,6 +158,26 @@ def finecops_rows(source: Input) -> Iterator[PlacedRow]:
                 "kind": str(_finecops_kind(sort)),
             },
         )
+
+
+def _items(file: InputFile) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The objects of a JSON list, each with its place."""
+    for number, item in enumerate(load_json(file, list)):
+        place = Place(file.url, file.name, "item", number)
+        yield place, _as(dict, item, place, "item")
+
+
+def _as(kind: type[Part], value: Any, place: Place, field: str) -> Part:
+    """The value, which must be of that kind; SourceError otherwise."""
+    if not isinstance(value, kind):
+        raise place.error(field, f"found {shown(value)}", _KINDS[kind])
+    return value
+
+
+def _id(value: Any, place: Place, field: str) -> str | int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        raise place.error(field, f"found {shown(value)}", "a text or a whole number")
+    return value
 
 
 def _finecops_kind(sort: str) -> Kind:

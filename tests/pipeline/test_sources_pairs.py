@@ -94,6 +94,55 @@ def test_finecops_ref_without_order_and_text_negatives(tmp_path):
     assert relation.chosen == "the red cup on the table"
 
 
+CAPTIONS = "flickr30k_image_captions.json"
+CHANGES = "dalle_gen_counterfactuals.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        (CAPTIONS, {"1": "The dog runs."}, "picture 0 .*field 1: found 'The dog runs.'.* a list"),
+        (CAPTIONS, {"1": 5}, "found 5; allowed: a list"),
+        (CAPTIONS, {"1": [5]}, "found 5; allowed: a text"),
+        (CAPTIONS, [], "found .*allowed: an object"),
+        (CHANGES, {"1": ["a cat"]}, "found .*a cat.*allowed: an object"),
+        (CHANGES, {"1": {"noun": 5}}, "found 5"),
+        ("counting.json", {"1": {"image_id": 1}}, "found .*allowed: a list"),
+        ("counting.json", {"1": 5}, "found 5; allowed: a list"),
+        ("counting.json", {"1": [{"image_id": 1, "pos": 4, "neg": "b"}]}, "found 4"),
+        ("counting.json", {"1": ["x"]}, "found 'x'; allowed: an object"),
+    ],
+)
+def test_countercurate_of_another_shape(tmp_path, name, value, words):
+    write(tmp_path, CHANGES, {"1": {"noun": "a cat"}})
+    write(tmp_path, name, value)
+    draw(tmp_path, "flickr30k-images/1.jpg", "dalle_gen_counterfactuals/1_noun.jpg",
+         "counting/pos/1.jpg", "counting/neg/1_1.png")  # fmt: skip
+    with pytest.raises(SourceError, match=words):
+        list(open_source(str(tmp_path)).rows())
+
+
+NEGATIVE = {"id": 7, "image_id": "n7", "positive_id": 1, "negative_cate": "image",
+            "expression": "the blue cup"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "words"),
+    [
+        ([5], [NEGATIVE], "positive.json, item 0 .*found 5; allowed: an object"),
+        ([{"id": [1]}], [NEGATIVE], r"field id: found \[1\]; allowed: a text or a whole"),
+        ([{"id": 1}], ["x"], "negative.json, item 0 .*found 'x'; allowed: an object"),
+        ([{"id": 1}], [{**NEGATIVE, "positive_id": [1]}], r"positive_id: found \[1\]; allowed: a"),
+        ([{"id": 1, "expression": {}}], [NEGATIVE], r"found \{\}"),
+    ],
+)
+def test_finecops_ref_of_another_shape(tmp_path, positive, negative, words):
+    write(tmp_path, "positive.json", positive)
+    write(tmp_path, "negative.json", negative)
+    with pytest.raises(SourceError, match=words):
+        list(open_source(str(tmp_path)).rows())
+
+
 def test_finecops_ref_negative_of_nobody(tmp_path):
     write(tmp_path, "positive.json", [])
     write(tmp_path, "negative.json", [
