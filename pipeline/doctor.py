@@ -21,16 +21,22 @@ from typing import Protocol, runtime_checkable
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from pipeline.errors import UsageError
 from pipeline.models import backends_of, find, needed_models, size_text, sizes_by_stage
 from pipeline.placement import GroupPlacement, Placement, pool_sizes
 from pipeline.recipes.build import RecipeBook
 from pipeline.resources import gpu_memory, resources
+from pipeline.run import make_chains
 from pipeline.sources import Source
+from pipeline.work import make_groups
 from schemas.files import Folder
 from stages.loader import Loader
+from workers.worker import Group
+
+Groups = Sequence[tuple[Group, GroupPlacement]]
+"""The groups that have something to do, with how they are placed."""
 
 PAIR_BYTES = 600_000
 """Space that one seed may take: two JPEGs of a megapixel, in the part and in the data files."""
@@ -86,10 +92,11 @@ def doctor(
     book: RecipeBook, placement: Placement, source: Source | None, output: str | None
 ) -> tuple[str, bool]:
     """A line per check, and whether nothing failed."""
-    checks = [
-        *_packages(book),
+    groups, checks = _placed(book, placement)
+    checks += [
+        *_packages(book, groups),
         *_endpoints(book),
-        *_models_and_memory(book, placement),
+        *_models_and_memory(book, placement, groups),
     ]
     rows = None
     if source is not None:
@@ -106,12 +113,35 @@ def doctor(
     return "\n".join(lines), not failed
 
 
-def _packages(book: RecipeBook) -> Iterator[Check]:
+def _placed(book: RecipeBook, placement: Placement) -> tuple[Groups, list[Check]]:
+    """The groups that have something to do; none if the placement is not for the recipe."""
+    try:
+        return make_groups(make_chains(book, 0), placement), []
+    except UsageError as error:
+        return [], [_fail("placement", str(error))]
+
+
+def _stages_of(group: Group) -> list[str]:
+    """The stages of a group as "recipe.stage"."""
+    return [f"{chain.origin.recipe}.{link.name}" for chain in group.chains for link in chain.links]
+
+
+def _packages(book: RecipeBook, groups: Groups) -> Iterator[Check]:
     """Whether what the recipe's backends import is installed, in a version that was asked for."""
+    own = {stage: _own_packages(spec) for group, spec in groups for stage in _stages_of(group)}
     wanted: dict[str, list[str]] = {}
+    given: dict[str, list[str]] = {}
     for stage, backend in backends_of(book):
         for name in sorted(_imports(type(backend).__module__)):
-            wanted.setdefault(name, []).append(stage)
+            package = _PACKAGES.get(name, name)
+            text = own.get(stage, {}).get(_canonical(package))
+            if text is None:
+                wanted.setdefault(name, []).append(stage)
+            else:
+                given.setdefault(f"package {package}", []).append(f"{text} for {stage}")
+    for what, texts in given.items():
+        listed = ", ".join(dict.fromkeys(texts))
+        yield _unseen(what, f"the placement's pip installs {listed} when the run starts")
     asked = _asked_versions()
     for name, stages in wanted.items():
         package = _PACKAGES.get(name, name)
@@ -128,6 +158,17 @@ def _packages(book: RecipeBook) -> Iterator[Check]:
             yield _fail(f"package {package}", f"{version}; {requirement} is needed by {users}")
         else:
             yield _ok(f"package {package}", version)
+
+
+def _own_packages(spec: GroupPlacement) -> dict[str, str]:
+    """What the placement's `pip` names for the group's actors alone, by package."""
+    own = {}
+    for text in spec.pip:
+        try:
+            own[_canonical(Requirement(text).name)] = text
+        except InvalidRequirement:  # a URL or a file: what is in it cannot be seen
+            continue
+    return own
 
 
 @cache
@@ -214,7 +255,7 @@ def _answers(stage: str, backend: _Endpoint) -> Check:
         return _fail(what, f"{url}: no answer ({getattr(error, 'reason', error)})")
 
 
-def _models_and_memory(book: RecipeBook, placement: Placement) -> Iterator[Check]:
+def _models_and_memory(book: RecipeBook, placement: Placement, groups: Groups) -> Iterator[Check]:
     found = [find(needed) for needed in needed_models(book)]
     for item in found:
         checkpoint = item.needed.checkpoint
@@ -224,22 +265,41 @@ def _models_and_memory(book: RecipeBook, placement: Placement) -> Iterator[Check
             continue
         pin = "" if item.needed.pinned else "; the revision is not pinned to a commit"
         yield _ok(what, f"{size_text(item.size)} in {item.path}{pin}")
-    gpus = [group for group in placement.groups if group.device == "cuda"]
-    if gpus:
-        yield from _gpus(placement, gpus, sizes_by_stage(found))
+    sizes = sizes_by_stage(found)
+    loads = [
+        (
+            f"GPU memory of group {group.index}",
+            spec,
+            sum(sizes.get(s, 0) for s in _stages_of(group)),
+        )
+        for group, spec in groups
+    ]
+    if book.matching is not None:
+        # Before the run, where the stage `embedder` is placed; nothing else is loaded then.
+        spec = next((g for g in placement.groups if "embedder" in g.stages), None) or next(
+            (g for g in placement.groups if g.stages == "rest"), None
+        )
+        if spec is not None:
+            loads.append(("GPU memory of the pairing", spec, sizes.get(f"{book.name}.matching", 0)))
+    loads = [load for load in loads if load[1].device == "cuda"]
+    if loads:
+        yield from _gpus([spec for _, spec in groups], loads)
 
 
 def _gpus(
-    placement: Placement, groups: Sequence[GroupPlacement], sizes: dict[str, int]
+    used: Sequence[GroupPlacement], loads: Sequence[tuple[str, GroupPlacement, int]]
 ) -> Iterator[Check]:
-    """Enough GPUs for the least actors, and enough memory on each for its share of models."""
+    """Enough GPUs for the least actors of the groups in use, and memory for what each loads.
+
+    `loads`: what is looked at, where it is placed, and the bytes of its models.
+    """
     there = resources()
     num_gpus, where = there.num_gpus, there.where
     if num_gpus is None:
         yield _unseen("GPUs", "neither torch nor nvidia-smi is here; ask on a worker")
         return
     try:
-        pool_sizes(placement.groups, there.num_cpus, num_gpus, 10**9 if num_gpus else 1)
+        pool_sizes(used, there.num_cpus, num_gpus, 10**9 if num_gpus else 1)
         yield _ok("GPUs", f"{num_gpus:g} {where}; the least that the placement asks fits")
     except UsageError as error:
         yield _fail("GPUs", f"{num_gpus:g} {where}; {error}")
@@ -247,16 +307,11 @@ def _gpus(
     if memory is None:
         yield _unseen("GPU memory", "cannot be seen from here")
         return
-    for index, group in enumerate(groups):
-        mine = sum(
-            size
-            for stage, size in sizes.items()
-            if group.stages == "rest" or stage.split(".")[-1] in group.stages
-        )
-        share = memory * min(group.num_gpus, 1)
+    for what, spec, mine in loads:
+        share = memory * min(spec.num_gpus, 1)
         fits = mine * HEADROOM <= share
         yield (_ok if fits else _fail)(
-            f"memory of cuda group {index}",
+            what,
             f"{size_text(mine)} of weights on disk, {size_text(int(share))} of GPU memory an actor"
             + ("" if fits else "; give it a larger share (num_gpus), or fewer stages"),
         )

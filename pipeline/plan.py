@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
-from pipeline.placement import Placement, pool_sizes
+from pipeline.placement import GroupPlacement, Placement, pool_sizes
 from pipeline.recipes.build import RecipeBook
 from pipeline.resources import in_cluster, resources
 from pipeline.run import make_chains
@@ -44,12 +45,15 @@ def plan(book: RecipeBook, placement: Placement, source: Source, limit: int | No
             f"each {spec.num_cpus:g} CPU, {spec.num_gpus:g} GPU ({spec.device}), "
             f"{spec.micro_batch} seeds a micro-batch, {spec.time_limit_s:g} s limit a call"
         )
-    lines.append(_against_the_cluster(placement, shards))
+    lines.append(_against_the_cluster(placement, [spec for _, spec in groups], shards))
     return "\n".join(lines)
 
 
-def _against_the_cluster(placement: Placement, shards: int) -> str:
-    """Actors of every group in the cluster that RAY_ADDRESS names; UsageError if none fit."""
+def _against_the_cluster(placement: Placement, used: Sequence[GroupPlacement], shards: int) -> str:
+    """Actors of every group that has something to do, in the cluster that RAY_ADDRESS names.
+
+    UsageError if they do not fit.
+    """
     if not in_cluster():
         return "  not held against a cluster: RAY_ADDRESS names none"
     there = resources()
@@ -57,5 +61,5 @@ def _against_the_cluster(placement: Placement, shards: int) -> str:
     found = f"{there.num_cpus:g} CPUs and {gpus:g} GPUs"
     if placement.autoscale:
         return f"  the cluster has {found} now, and may grow"
-    sizes = pool_sizes(placement.groups, there.num_cpus, gpus, max(shards, 1))
+    sizes = pool_sizes(used, there.num_cpus, gpus, max(shards, 1))
     return f"  the cluster has {found}: {', '.join(map(str, sizes))} actors"

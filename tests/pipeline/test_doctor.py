@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -161,8 +162,8 @@ def test_offline_says_so_and_an_unpinned_revision_is_pointed_out(tmp_path, hub):
 def test_the_doctor_finds_what_would_stop_the_run(tmp_path, hub):
     placement = tmp_path / "gpu.yaml"
     placement.write_text(
-        "name: gpu\ngroups:\n  - {stages: [embedder], device: cuda, num_gpus: 1}\n"
-        "  - {stages: rest}\n"
+        "name: gpu\ngroups:\n  - {stages: [loader, flipper]}\n"
+        "  - {stages: [embedder], device: cuda, num_gpus: 1}\n  - {stages: rest}\n"
     )
     (tmp_path / "full").write_text("a file, not a folder")
     rows = tmp_path / "rows.jsonl"
@@ -176,6 +177,87 @@ def test_the_doctor_finds_what_would_stop_the_run(tmp_path, hub):
     for what in ("model tiny/dinov2", "GPUs", "input", "output"):
         assert any(what in line for line in failed), (what, out)
     assert "gone.jpg" in out
+
+
+def smi(folder: Path, *, gpus: int, megabytes: int) -> str:
+    """A PATH on which the driver's own tool tells of such GPUs."""
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(
+        "#!/bin/sh\n"
+        f'case "$1" in *memory*) said={megabytes};; *) said=GPU;; esac\n'
+        f"for _ in {' '.join('x' * gpus)}; do echo $said; done\n"
+    )
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
+REMOVAL = """
+name: two
+about: A recipe with two models.
+stages:
+  loader: {{}}
+  annotated_regions: {{}}
+  segmenter: {{}}
+  inpainter: {{backend: {{name: lama, model: "{folder}/lama.pt"}}}}
+  embedder: {{detail: {{name: dinov2, model: "{folder}/dinov2"}}}}
+  locality_check: {{}}
+  masker: {{}}
+"""
+
+
+def test_memory_is_held_against_the_groups_that_load_the_models(tmp_path, hub):
+    (tmp_path / "dinov2").mkdir()
+    for name, size in (("lama.pt", 30), ("dinov2/model.safetensors", 2)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size * 10**9)  # takes no space
+    (tmp_path / "two.yaml").write_text(REMOVAL.format(folder=tmp_path))
+    front = "{stages: [loader, annotated_regions, segmenter], num_cpus: 0.1}"
+    own = "{stages: [inpainter], device: cuda, num_gpus: 1, num_cpus: 0.1}"
+    unused = "{stages: [planner], device: cuda, num_gpus: 1, min_actors: 9}"
+    rest = "{device: cuda, num_gpus: 1, num_cpus: 0.1}"
+    (tmp_path / "gpu.yaml").write_text(f"groups: [{front}, {own}, {unused}, {rest}]")
+    words = ["doctor", str(tmp_path / "two.yaml"), "--placement", str(tmp_path / "gpu.yaml")]
+    path = smi(tmp_path, gpus=2, megabytes=39_000)  # 40.9 GB: room for 30 GB and 1.3 times that
+    code, out, err = command(tmp_path, hub, *words, PATH=path)
+    assert code == 0, out + err
+    assert re.findall(r"(GPU memory of group \d) +([0-9.]+ GB) of weights", out) == [
+        ("GPU memory of group 1", "30.0 GB"),
+        ("GPU memory of group 2", "2.0 GB"),
+    ]
+    code, out, _ = command(tmp_path, hub, *words, PATH=smi(tmp_path, gpus=1, megabytes=36_000))
+    assert code == 1
+    failed = [line for line in out.splitlines() if line.startswith("FAIL")]
+    assert ["at least 0.3 CPUs, 2 GPUs" in failed[0], "group 1" in failed[1]] == [True, True]
+    assert len(failed) == 2
+
+
+def test_packages_of_a_groups_own_are_not_looked_for_here(tmp_path, hub):
+    (tmp_path / "own.yaml").write_text(
+        "groups:\n  - {stages: [loader, tagger]}\n"
+        "  - {stages: [detector], pip: [groundingdino-py==0.4.0]}\n  - {}\n"
+    )
+    words = ["doctor", "removal", "--set", "detector.backend=groundingdino_py"]
+    code, out, _ = command(tmp_path, hub, *words, HF_HUB_OFFLINE="1")
+    assert any(
+        line.startswith("FAIL") and "package groundingdino-py" in line for line in out.splitlines()
+    )
+    words += ["--placement", str(tmp_path / "own.yaml")]
+    code, out, _ = command(tmp_path, hub, *words, HF_HUB_OFFLINE="1")
+    assert code == 1  # for its models
+    (line,) = [line for line in out.splitlines() if "package groundingdino-py" in line]
+    assert line.startswith("?")
+    assert "groundingdino-py==0.4.0 for removal.detector" in line
+    assert "package torch" in out
+
+
+def test_a_placement_for_another_recipe_fails(tmp_path, hub):
+    (tmp_path / "own.yaml").write_text("groups:\n  - {stages: [loader]}\n")
+    code, out, _ = command(
+        tmp_path, hub, "doctor", "crop", "--placement", str(tmp_path / "own.yaml")
+    )
+    assert code == 1
+    assert "no group runs stage cropper" in out
 
 
 def test_keys_are_looked_for_and_never_shown(tmp_path, hub):

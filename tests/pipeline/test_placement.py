@@ -157,7 +157,7 @@ def test_a_placement_file_that_is_not_there(tmp_path):
 @pytest.mark.ray
 def test_plan_holds_a_placement_against_the_cluster(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text('{"image": "a.jpg", "chosen": "A dog."}\n' * 40)
-    book = load_recipe("removal", ["shard_size=1"])
+    book, cpu = (load_recipe(name, ["shard_size=1"]) for name in ("removal", "removal-cpu"))
     source = open_source(str(tmp_path / "rows.jsonl"), {"id": ""})
     placement = load_placement(str(ROOT / "deploy" / "placements" / "gpu-8.yaml"))
     assert "RAY_ADDRESS names none" in plan(book, placement, source, None)
@@ -166,6 +166,10 @@ def test_plan_holds_a_placement_against_the_cluster(tmp_path, monkeypatch):
     try:
         monkeypatch.setenv("RAY_ADDRESS", "auto")
         assert "64 CPUs and 8 GPUs: 12, 16, 12 actors" in plan(book, placement, source, None)
+        # A group without a stage of the recipe asks for nothing.
+        unused = GroupPlacement(stages=["tagger"], device="cuda", num_gpus=1, min_actors=9)
+        placement = Placement(groups=[unused, GroupPlacement(num_cpus=32)])
+        assert "8 GPUs: 2 actors" in plan(cpu, placement, source, None)
         larger = load_placement(str(ROOT / "deploy" / "placements" / "gpu-64.yaml"))
         with pytest.raises(UsageError, match=r"needs at least .* 16 GPUs, .* has 64 and 8"):
             plan(book, larger, source, None)
