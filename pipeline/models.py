@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.recipes.build import RecipeBook
 from stages.base import Backend, Stage
-from stages.checkpoints import Checkpoint, CheckpointError, HasCheckpoints, is_path, locate
+from stages.checkpoints import Checkpoint, CheckpointError, HasCheckpoints, locate
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Needed:
         weights nobody looks. Of small files that decide rows a run remembers the content.
         """
         revision = self.checkpoint.revision or ""
-        return is_path(self.checkpoint.model) or bool(_COMMIT.fullmatch(revision))
+        return self.checkpoint.on_disk or bool(_COMMIT.fullmatch(revision))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ class Checkpoint:
     """Branch, tag or commit on the hub; None for its main branch. No meaning for a path."""
     patterns: tuple[str, ...] = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
     """Which files of a hub repository are needed."""
+    source: str | None = None
+    """Where to get a file that is on no hub; the model is a path then, whatever it looks like."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is a place on disk rather than on the hub."""
+        return self.source is not None or is_path(self.model)
 
     def __str__(self) -> str:
         """The model and its revision, for messages."""
@@ -57,14 +64,24 @@ def locate(checkpoint: Checkpoint, *, download: bool = True) -> Path:
     HF_HUB_OFFLINE is respected. Raises CheckpointError in one line: what is missing, and how to
     get it.
     """
-    if is_path(checkpoint.model):
-        path = Path(checkpoint.model).expanduser()
-        if not path.exists():
-            raise CheckpointError(
-                f"no model at {path}; give an existing folder or file, or a hub id such as "
-                "facebook/dinov2-large"
-            )
+    return _on_disk(checkpoint) if checkpoint.on_disk else _on_hub(checkpoint, download=download)
+
+
+def _on_disk(checkpoint: Checkpoint) -> Path:
+    path = Path(checkpoint.model).expanduser()
+    if path.exists():
         return path
+    if checkpoint.source is not None:
+        raise CheckpointError(
+            f"no file at {path}; get it from {checkpoint.source}, and give its path"
+        )
+    raise CheckpointError(
+        f"no model at {path}; give an existing folder or file, or a hub id such as "
+        "facebook/dinov2-large"
+    )
+
+
+def _on_hub(checkpoint: Checkpoint, *, download: bool) -> Path:
     try:
         import huggingface_hub  # only a model from the hub needs it
         from huggingface_hub import constants, errors
@@ -96,7 +113,17 @@ def locate(checkpoint: Checkpoint, *, download: bool = True) -> Path:
             f"{checkpoint}: the hub has no such model, or it is private; check the id, or set "
             "HF_TOKEN"
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except errors.HFValidationError:
+        raise CheckpointError(
+            f"{checkpoint} is neither an existing folder or file nor a hub id such as "
+            "facebook/dinov2-large"
+        ) from None
+    except OSError as error:
+        if error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
+            raise CheckpointError(
+                f"{checkpoint} cannot be kept in the cache {constants.HF_HUB_CACHE}: "
+                f"{error.strerror}; put that right, or set HF_HOME to a folder elsewhere"
+            ) from None
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub was not reached"
         raise CheckpointError(
             f"{checkpoint} is not in the cache {constants.HF_HUB_CACHE} and {why} "

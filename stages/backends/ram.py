@@ -59,8 +59,8 @@ class Ram:
         """The weights, the names and the thresholds."""
         return (
             Checkpoint(self.model, self.revision, patterns=(self.file,)),
-            Checkpoint(self.tag_list),
-            Checkpoint(self.thresholds),
+            Checkpoint(self.tag_list, source=_SOURCE),
+            Checkpoint(self.thresholds, source=_SOURCE),
         )
 
     def open(self, device: Device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -101,8 +102,14 @@ def recipe(folder: Path, model: str = MODEL, revision: str | None = None) -> str
     return str(path)
 
 
-def command(folder: Path, hub: Hub, *words: str, **more: str) -> tuple[int, str, str]:
-    """A command in a process of its own: the hub's address is read when its library is."""
+def command(
+    folder: Path, hub: Hub, *words: str, longest_file: int | None = None, **more: str
+) -> tuple[int, str, str]:
+    """A command in a process of its own: the hub's address is read when its library is.
+
+    It can write files of `longest_file` bytes at most.
+    """
+    limit = longest_file or resource.RLIM_INFINITY
     environment = {
         **os.environ, "HF_HOME": str(folder / "hf"), "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", **more,
@@ -110,6 +117,7 @@ def command(folder: Path, hub: Hub, *words: str, **more: str) -> tuple[int, str,
     result = subprocess.run(
         [sys.executable, "-m", "pipeline", *words], env=environment, capture_output=True, text=True,
         check=False, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     return result.returncode, result.stdout, result.stderr
 
@@ -146,6 +154,34 @@ def test_what_the_hub_refuses_is_said_in_one_line(tmp_path, hub, model, revision
     (line,) = out.splitlines()
     assert line.startswith(f"MISSING  {model}")
     assert all(word in line for word in words)
+
+
+def test_what_is_on_no_hub_is_said_where_to_get(tmp_path, hub):
+    code, out, _ = command(tmp_path, hub, "models", "list", "removal", HF_HUB_OFFLINE="1")
+    assert code == 1
+    lists = [line for line in out.splitlines() if "ram_tag_list" in line]
+    assert len(lists) == 2
+    for line in lists:
+        assert "github.com/xinyu1205/recognize-anything, folder ram/data" in line
+        assert "hub id" not in line
+
+
+def test_a_name_that_is_no_hub_id_is_one_line_of_the_table(tmp_path, hub):
+    code, out, err = command(tmp_path, hub, "doctor", recipe(tmp_path, "my model"))
+    assert (code, err) == (1, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("FAIL")]
+    assert "model my model" in line
+    assert "nor a hub id" in line
+    assert "1 of " in out
+
+
+def test_a_cache_that_cannot_be_written_is_no_hub_out_of_reach(tmp_path, hub):
+    file = recipe(tmp_path, revision=COMMIT)
+    code, out, _ = command(tmp_path, hub, "models", "pull", file, longest_file=2000)
+    assert code == 1
+    assert "cannot be kept in the cache" in out
+    assert "File too large" in out
+    assert "not reached" not in out
 
 
 def test_offline_says_so_and_an_unpinned_revision_is_pointed_out(tmp_path, hub):

@@ -17,6 +17,8 @@ from stages.pixels import Pixels
 
 Span = tuple[int, int]
 
+_SOURCE = "github.com/IDEA-Research/GroundingDINO, under releases"
+
 
 @dataclass
 class GroundingDinoPy:
@@ -45,7 +47,7 @@ class GroundingDinoPy:
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The checkpoint, and BERT."""
-        return (Checkpoint(self.model), Checkpoint(self.text_encoder))
+        return (Checkpoint(self.model, source=_SOURCE), Checkpoint(self.text_encoder))
 
     def open(self, device: Device) -> None:
         """Load the file; CheckpointError in one line if a weight is missing.

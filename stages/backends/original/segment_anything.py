@@ -15,6 +15,8 @@ from stages.base import OPERATIONAL, Device
 from stages.checkpoints import Checkpoint, CheckpointError, locate
 from stages.pixels import Pixels
 
+_SOURCE = "github.com/facebookresearch/segment-anything, section Model Checkpoints"
+
 
 @dataclass
 class SegmentAnything:
@@ -35,7 +37,7 @@ class SegmentAnything:
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The one file."""
-        return (Checkpoint(self.model),)
+        return (Checkpoint(self.model, source=_SOURCE),)
 
     def open(self, device: Device) -> None:
         """Load the file; CheckpointError in one line if it is for another network."""

@@ -21,6 +21,8 @@ from stages.pixels import Pixels
 
 BoolMask = NDArray[np.bool_]
 
+_SOURCE = "github.com/enesmsahin/simple-lama-inpainting, under releases"
+
 
 @dataclass
 class SimpleLama:
@@ -37,7 +39,7 @@ class SimpleLama:
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The one file."""
-        return (Checkpoint(self.model),)
+        return (Checkpoint(self.model, source=_SOURCE),)
 
     def open(self, device: Device) -> None:
         """Load the file; CheckpointError in one line if it is no TorchScript."""
