@@ -8,6 +8,7 @@ Loss-free ways first, then options that change pictures. On a GPU:
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -184,8 +185,29 @@ def ways(args: argparse.Namespace, pipe: Any, work: Load) -> Iterator[tuple[str,
     if args.compile:
         backend._pipeline = prepared(pipe, replace(device, compile=True))  # noqa: SLF001
         yield f"{args.rows} in a call, compiled", measured(lambda: our_way(backend, work), args)
+    if args.weights:
+        pipe.to("cpu")  # what is measured next has the GPU's memory to itself
+    yield from quantised_ways(args, backend, work)
+
+
+def fresh_pipeline(args: argparse.Namespace) -> Any:
+    """The pipeline of random weights that are always the same."""
+    dtype = torch.bfloat16 if args.device.startswith("cuda") else torch.float32
+    dims = FULL if args.scale == "full" else SMALL
+    return random_pipeline(args.family, dims, args.device, dtype)
+
+
+def quantised_ways(
+    args: argparse.Namespace, backend: Any, work: Load
+) -> Iterator[tuple[str, Result]]:
+    """Fewer bits for the weights: each time of a new pipeline, for there is no way back."""
+    device = Device(args.device, "bfloat16" if args.device.startswith("cuda") else "float32")
     for weights in args.weights:
-        backend._pipeline = prepared(pipe, device, weights=weights)  # noqa: SLF001
+        backend._pipeline = None  # noqa: SLF001  # its memory is free before there is another
+        gc.collect()
+        backend._pipeline = prepared(  # noqa: SLF001
+            fresh_pipeline(args), replace(device, compile=args.compile), weights=weights
+        )
         compiled = ", compiled" if args.compile else ""
         yield f"{weights} weights{compiled}*", measured(lambda: our_way(backend, work), args)
 
@@ -209,10 +231,7 @@ def peak_tflops(args: argparse.Namespace) -> float | None:
 
 def report(args: argparse.Namespace) -> None:
     on_gpu = args.device.startswith("cuda")
-    dims = FULL if args.scale == "full" else SMALL
-    pipe = random_pipeline(
-        args.family, dims, args.device, torch.bfloat16 if on_gpu else torch.float32
-    )
+    pipe = fresh_pipeline(args)
     num_weights = sum(p.numel() for p in pipe.transformer.parameters())
     work = load(args)
     where = (
@@ -252,7 +271,7 @@ def report(args: argparse.Namespace) -> None:
     )
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--family", choices=sorted(BACKENDS), default="flux")
     parser.add_argument("--scale", choices=["small", "full"], default="small")
@@ -267,7 +286,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--weights", nargs="*", default=[], choices=["int8", "fp8"])
     parser.add_argument("--peak-tflops", type=float, default=0.0)
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = parse()
     quiet()
     torch.set_num_threads(1 if args.device == "cpu" else torch.get_num_threads())
     for library in (diffusers.utils.logging, transformers.utils.logging):
