@@ -24,6 +24,7 @@ from annotated_types import Ge, Gt
 from schemas.files import Folder
 from schemas.ids import content_id, row_seed
 from schemas.records import Reason
+from stages.backends.chat_address import check_address
 from stages.backends.chat_cache import CompletionCache
 from stages.backends.chat_replies import (
     Completion,
@@ -44,6 +45,10 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 PROBE_TIMEOUT_S = 10.0
+
+_OWN_KEYS = frozenset(("model", "messages", "temperature", "top_p", "seed", "response_format"))
+_OWN_KEYS |= {"max_tokens", "max_completion_tokens", "stream", "n"}
+"""Keys of a request's body that say what the recipe says, or how the reply is read: whole, one."""
 
 
 class _Passing(Exception):  # noqa: N818  # a state of the endpoint that may pass
@@ -72,7 +77,8 @@ class OpenAIChat:
     """Whether the endpoint takes `seed`. Without it replies are not the same a second time, unless
     they are cached."""
     extra_body: dict[str, Any] = field(default_factory=dict)
-    """More keys of the request: {"chat_template_kwargs": {"enable_thinking": false}}."""
+    """More keys of the request: {"chat_template_kwargs": {"enable_thinking": false}}. None that the
+    recipe sets elsewhere."""
     base_url: str | None = field(default=None, metadata=OPERATIONAL)
     """The endpoint with its version: "http://localhost:8000/v1". None takes the environment
     variable OPENAI_BASE_URL. Moving a model to another endpoint changes no row."""
@@ -115,15 +121,18 @@ class OpenAIChat:
                 "OPENAI_API_KEY; a key itself must not stand in a recipe"
             )
         if self.base_url is not None:
-            _check_url(self.base_url)
+            check_address(self.base_url)
         if self.timeout_s + self.patience_s > self.call_limit_s:
             raise ValueError(
                 f"timeout_s {self.timeout_s:g} and patience_s {self.patience_s:g} are together "
                 f"more than call_limit_s {self.call_limit_s:g}; raise it, and the placement's "
                 "time_limit_s above it"
             )
-        if own := {"model", "messages", "seed", "response_format"} & set(self.extra_body):
-            raise ValueError(f"extra_body sets {min(own)}, which this backend sets itself")
+        if own := _OWN_KEYS & set(self.extra_body):
+            raise ValueError(
+                f"extra_body sets {min(own)}, which this backend sets itself; what a recipe may "
+                "choose of it has a setting of its own"
+            )
 
     def open(self, device: Device) -> None:  # noqa: ARG002  # the model is elsewhere
         """Connect to nothing yet; ValueError without an address, or without the key named."""
@@ -135,7 +144,7 @@ class OpenAIChat:
                 f"no endpoint for {self.model}: set base_url of its stage (http://HOST:8000/v1), "
                 "or OPENAI_BASE_URL"
             )
-        _check_url(url)
+        check_address(url)
         if self.api_key_env is not None:
             self._key = os.environ.get(self.api_key_env, "").strip()
             if not self._key:
@@ -361,17 +370,6 @@ class OpenAIChat:
     def _count(self, **numbers: float) -> None:
         for name, number in numbers.items():
             self._counts[name] = self._counts.get(name, 0) + number
-
-
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no endpoint; write http://HOST:8000/v1")
-    if parts.username or parts.password or parts.query:
-        raise ValueError(
-            f"the address of {parts.hostname} holds a user, a password or a query; it is logged, "
-            "so name a variable with the key in api_key_env instead"
-        )
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -20,6 +20,8 @@ import PIL.Image
 import pytest
 from pydantic import Field
 
+from pipeline.errors import UsageError
+from pipeline.recipes.build import load_recipe
 from schemas.files import Folder
 from schemas.records import Image, Reason
 from stages.backends.chat_cache import CompletionCache
@@ -475,6 +477,27 @@ class TestSecrets:
             OpenAIChat(base_url=url)
         assert "sk-secret" not in str(error.value)
 
+    @pytest.mark.parametrize(
+        "url",
+        ["me:sk-secret@host:8000/v1", "sk-secret", "ftp://sk-secret/v1", "http://h:sk-secret/v1",
+         "http://[sk-secret", "http:///sk-secret"],
+    )  # fmt: skip
+    def test_what_is_no_address_is_refused_and_not_shown(self, url, monkeypatch):
+        with pytest.raises(ValueError, match="no address") as error:
+            OpenAIChat(base_url=url)
+        assert "sk-secret" not in str(error.value)
+        assert "sk-secret" not in repr(error.value.__context__)
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        with pytest.raises(ValueError, match="no address") as error:
+            OpenAIChat().open(Device())
+        assert "sk-secret" not in str(error.value)
+
+    def test_a_recipe_does_not_show_it_either(self):
+        setting = "questioner.chat.base_url=me:sk-secret@host:8000/v1"
+        with pytest.raises(UsageError, match="no address") as error:
+            load_recipe("mvc", [setting])
+        assert "sk-secret" not in str(error.value)
+
     def test_a_missing_key_is_named(self, monkeypatch):
         monkeypatch.delenv("OUR_KEY", raising=False)
         with pytest.raises(ValueError, match="OUR_KEY is not set"):
@@ -482,10 +505,22 @@ class TestSecrets:
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ValueError, match="no endpoint"):
+    with pytest.raises(ValueError, match="no address"):
         OpenAIChat(base_url="localhost:8000")
-    with pytest.raises(ValueError, match="sets itself"):
-        OpenAIChat(extra_body={"seed": 1})
+
+
+@pytest.mark.parametrize("structured", ["json_schema", "json_object"])
+@pytest.mark.parametrize("tokens", ["max_tokens", "max_completion_tokens"])
+def test_further_keys_do_not_override_the_recipe(structured, tokens):
+    with ChatServer([GOOD]) as server:
+        settings = {"structured": structured, "max_tokens_key": tokens}
+        with talking(server, **settings, extra_body={"top_k": 5}) as chat:
+            chat.chat([ask()])
+    (payload,) = server.payloads
+    assert payload.pop("top_k") == 5
+    for key in (*payload, "stream", "n"):
+        with pytest.raises(ValueError, match=f"extra_body sets {key}, which"):
+            OpenAIChat(extra_body={key: 1})
 
 
 def test_no_address_at_all(monkeypatch):
