@@ -14,6 +14,7 @@ from schemas.records import Drop, Seed
 from schemas.vectors import Vectored
 from stages.base import Backend, Stage
 from stages.pixels import Pixels, decode
+from stages.vectors import unit_rows
 
 
 @runtime_checkable
@@ -39,10 +40,10 @@ class Vectorizer(Stage[Seed, Vectored]):
         return (self.backend,)
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Vectored] | Drop]:
-        """One vector for each seed; no drops."""
+        """One vector for each seed; no drops. ValueError for rows that are no unit vectors."""
         images = {seed.image.bytes: seed.image for seed in batch}
-        rows = np.asarray(self.backend.embed([decode(i) for i in images.values()]), np.float64)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        given = self.backend.embed([decode(i) for i in images.values()])
+        rows = unit_rows(self.backend, given, "pictures", len(images))
         row_of = {data: tuple(row.tolist()) for data, row in zip(images, rows, strict=True)}
         return [
             [Vectored(seed.seed_id, content_id(seed.image.bytes), row_of[seed.image.bytes])]
