@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,15 @@ def _on_hub(checkpoint: Checkpoint, *, download: bool) -> Path:
             "`python -m pipeline models pull RECIPE`, or give a folder"
         ) from None
     return Path(folder)
+
+
+UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
+"""What `torch.load` and the like raise for files that are empty, cut off or something else."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line of at most 200 characters; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def require_model_type(folder: Path, allowed: Collection[str], checkpoint: Checkpoint) -> str:

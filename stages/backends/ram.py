@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge
 
 from stages.base import DECIDING_FILE, OPERATIONAL, Device
-from stages.checkpoints import Checkpoint, CheckpointError, locate
+from stages.checkpoints import UNREADABLE, Checkpoint, CheckpointError, first_line, locate
 from stages.pixels import Pixels
 
 if TYPE_CHECKING:
@@ -142,9 +141,10 @@ class Ram:
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{path} is no checkpoint of weights: {first:.200}") from None
+        except UNREADABLE as error:
+            raise CheckpointError(
+                f"{path} is no checkpoint of weights: {first_line(error)}"
+            ) from None
         weights = content.get("model") if isinstance(content, dict) else None
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise CheckpointError(f'{path} has no weights under "model"; is it a RAM checkpoint?')

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 
 from schemas.geometry import Box
 from stages.base import DECIDING_FILE, Device
-from stages.checkpoints import Checkpoint, CheckpointError, locate
+from stages.checkpoints import UNREADABLE, Checkpoint, CheckpointError, first_line, locate
 from stages.pixels import Pixels
 
 Span = tuple[int, int]
@@ -79,9 +79,10 @@ class GroundingDinoPy:
             model = build_model(settings)
             weights = clean_state_dict(torch.load(path, map_location="cpu")["model"])
             lacking = model.load_state_dict(weights, strict=False).missing_keys
-        except (OSError, RuntimeError, KeyError, AttributeError) as error:
-            why = str(error).strip().splitlines()[0][:200]
-            raise CheckpointError(f"{path} holds no model of {self.config}: {why}") from error
+        except (*UNREADABLE, AttributeError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} holds no model of {self.config}: {first_line(error)}"
+            ) from error
         if lacking:
             raise CheckpointError(
                 f"{path} lacks {len(lacking)} weights of {self.config}, such as {lacking[0]}"

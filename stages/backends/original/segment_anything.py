@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.geometry import Box
 from stages.base import OPERATIONAL, Device
-from stages.checkpoints import Checkpoint, CheckpointError, locate
+from stages.checkpoints import UNREADABLE, Checkpoint, CheckpointError, first_line, locate
 from stages.pixels import Pixels
 
 _SOURCE = "github.com/facebookresearch/segment-anything, section Model Checkpoints"
@@ -55,10 +55,10 @@ class SegmentAnything:
         build = segment_anything.sam_model_registry[self.architecture]
         try:
             network = build(checkpoint=str(path))
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            why = str(error).strip().splitlines()[0][:200]
+        except UNREADABLE as error:
             raise CheckpointError(
-                f"{path} holds no SAM {self.architecture} as segment-anything saves it: {why}"
+                f"{path} holds no SAM {self.architecture} as segment-anything saves it: "
+                f"{first_line(error)}"
             ) from error
         self._predictor = segment_anything.SamPredictor(network.to(self._device))
 

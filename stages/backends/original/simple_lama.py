@@ -16,7 +16,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from stages.base import Device
-from stages.checkpoints import Checkpoint, CheckpointError, locate
+from stages.checkpoints import UNREADABLE, Checkpoint, CheckpointError, first_line, locate
 from stages.pixels import Pixels
 
 BoolMask = NDArray[np.bool_]
@@ -59,9 +59,8 @@ class SimpleLama:
         os.environ["LAMA_MODEL"] = str(path)
         try:
             self._inpaint = simple_lama_inpainting.SimpleLama(device=self._device)
-        except (OSError, RuntimeError) as error:
-            why = str(error).strip().splitlines()[0][:200]
-            raise CheckpointError(f"{path} is no TorchScript file: {why}") from error
+        except UNREADABLE as error:
+            raise CheckpointError(f"{path} is no TorchScript file: {first_line(error)}") from error
         finally:
             if before is None:
                 del os.environ["LAMA_MODEL"]

@@ -97,8 +97,12 @@ def test_missing_weights_are_an_error_and_not_left_at_random(files, tmp_path):
     with pytest.raises(CheckpointError, match=r"lacks 1 weights .*level_embed"):
         GroundingDinoPy(**{**files, "model": str(tmp_path / "less.pth")}).open(Device())
     torch.save(weights, tmp_path / "bare.pth")
-    with pytest.raises(CheckpointError, match="holds no model of"):
-        GroundingDinoPy(**{**files, "model": str(tmp_path / "bare.pth")}).open(Device())
+    for content in (None, b"", b"<!DOCTYPE html>\n<p>Sign in</p>\n"):
+        if content is not None:
+            (tmp_path / "bare.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"holds no model of .*: .") as caught:
+            GroundingDinoPy(**{**files, "model": str(tmp_path / "bare.pth")}).open(Device())
+        assert "\n" not in str(caught.value)
 
 
 def test_settings():

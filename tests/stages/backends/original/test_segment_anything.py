@@ -84,10 +84,25 @@ def test_the_backend_sam_gives_the_same_masks_for_the_same_weights(backend, orig
 
 
 def test_files_that_will_not_do(original, tmp_path):
-    with pytest.raises(CheckpointError, match="no file at .*; get it from github.com"):
+    with pytest.raises(CheckpointError, match=r"no file at .*; get it from github\.com"):
         SegmentAnything(model=str(tmp_path / "none.pth")).open(Device())
     with pytest.raises(CheckpointError, match=r"holds no SAM vit_b .*state_dict") as caught:
         SegmentAnything(model=str(original), architecture="vit_b").open(Device())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "EOFError|end of file|Ran out of input"), (b"<!DOCTYPE html>\n<p>Sign in</p>\n", ".")],
+)
+def test_a_page_or_nothing_saved_as_a_checkpoint_is_one_clear_line(tmp_path, content, said):
+    pytest.importorskip("segment_anything")
+    path = tmp_path / "sam.pth"
+    path.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=rf"sam.pth holds no SAM vit_h .*: ({said})"
+    ) as caught:
+        SegmentAnything(model=str(path)).open(Device())
     assert "\n" not in str(caught.value)
 
 
