@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ORIGINALS := $(VENV)/originals
 RUN ?= demo-run
 
-.PHONY: demo test check unit bench clean
+.PHONY: demo test check unit originals bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m pipeline.demo --output $(RUN)-input
@@ -21,6 +22,10 @@ check: $(VENV)/dev.stamp
 
 unit: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+# The backends on packages with old pins, in an environment of their own; not a part of `make test`.
+originals: $(ORIGINALS)/stamp
+	$(ORIGINALS)/bin/python -m pytest tests/stages/backends/original
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python deploy/bench/recipes.py
@@ -45,6 +50,20 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp tests/torchvision_on_cpu.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[demo,dev,diffusion,open-clip,segment-anything,chat,train]'
 	$(BIN)/python tests/torchvision_on_cpu.py
+	touch $@
+
+# The versions that stages/backends/README.md names. simple-lama's own pins are not kept.
+$(ORIGINALS)/stamp: pyproject.toml constraints.txt tests/torchvision_on_cpu.py
+	$(PYTHON) -m venv $(ORIGINALS)
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[demo]' pytest pytest-timeout hypothesis
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  groundingdino-py==0.4.0 transformers==4.57.6 segment-anything==1.0
+	$(ORIGINALS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  simple-lama-inpainting==0.1.2 fire==0.7.1 termcolor==3.3.0
+	$(ORIGINALS)/bin/python tests/torchvision_on_cpu.py
 	touch $@
 
 clean:
