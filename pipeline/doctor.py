@@ -282,7 +282,7 @@ def _models_and_memory(book: RecipeBook, placement: Placement, groups: Groups) -
         if spec is not None:
             loads.append(("GPU memory of the pairing", spec, sizes.get(f"{book.name}.matching", 0)))
     loads = [load for load in loads if load[1].device == "cuda"]
-    if loads:
+    if groups and loads:
         yield from _gpus([spec for _, spec in groups], loads)
 
 

@@ -288,12 +288,15 @@ def test_packages_of_a_groups_own_are_not_looked_for_here(tmp_path, hub):
 
 
 def test_a_placement_for_another_recipe_fails(tmp_path, hub):
-    (tmp_path / "own.yaml").write_text("groups:\n  - {stages: [loader]}\n")
+    (tmp_path / "own.yaml").write_text(
+        "groups:\n  - {stages: [loader], device: cuda, num_gpus: 1}\n"
+    )
     code, out, _ = command(
         tmp_path, hub, "doctor", "crop", "--placement", str(tmp_path / "own.yaml")
     )
     assert code == 1
     assert "no group runs stage cropper" in out
+    assert "GPU" not in out
 
 
 def test_keys_are_looked_for_and_never_shown(tmp_path, hub):
