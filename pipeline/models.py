@@ -95,7 +95,10 @@ def describe_found(found: Found) -> str:
     users = ", ".join(needed.stages)
     if found.path is None:
         return f"MISSING  {needed.checkpoint} ({users}): {found.problem}"
-    pin = "" if needed.pinned else "  [revision not pinned to a commit]"
+    # The hub's cache names the folder of a snapshot by its commit.
+    commits = [part for part in found.path.parts if _COMMIT.fullmatch(part)]
+    how = f"; to keep it: revision {commits[-1]}" if commits else ""
+    pin = "" if needed.pinned else f"  [revision not pinned to a commit{how}]"
     return f"{size_text(found.size):>9}  {needed.checkpoint} ({users}): {found.path}{pin}"
 
 

@@ -191,7 +191,7 @@ def test_offline_says_so_and_an_unpinned_revision_is_pointed_out(tmp_path, hub):
     assert "HF_HUB_OFFLINE is set" in out
     code, out, err = command(tmp_path, hub, "models", "pull", file)
     assert code == 0
-    assert "not pinned to a commit" in out
+    assert f"not pinned to a commit; to keep it: revision {COMMIT}]" in out
     assert "not pinned to a commit" in err
 
 
