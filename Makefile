@@ -20,8 +20,9 @@ check: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 
+# Two files at a time: most of the time goes into waiting, for processes to start or to be found dead.
 unit: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The backends on packages with old pins, in an environment of their own; not a part of `make test`.
 originals: $(ORIGINALS)/stamp

@@ -164,7 +164,7 @@ def test_plan_holds_a_placement_against_the_cluster(tmp_path, monkeypatch):
     ray.init(address="local", num_cpus=64, num_gpus=8, object_store_memory=100 * 2**20,
              include_dashboard=False, log_to_driver=False)  # fmt: skip
     try:
-        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
         assert "64 CPUs and 8 GPUs: 12, 16, 12 actors" in plan(book, placement, source, None)
         # A group without a stage of the recipe asks for nothing.
         unused = GroupPlacement(stages=["tagger"], device="cuda", num_gpus=1, min_actors=9)
