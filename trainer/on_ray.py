@@ -9,6 +9,8 @@ all of them again, and they go on from the newest one; so nothing is handed to R
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,11 +81,16 @@ def train_on_ray(request: Request, workers: int) -> Outcome:
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise_noted(request)
         raise RuntimeError(f"the workers failed: {error}") from error
+    finally:
+        # `fit` (Ray 2.60) leaves a handler that aborts a controller which is gone by now.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
     card = RunFolder(request.out).card()
     assert card is not None, "workers that end well have written what they did"
     return Outcome(card["num_steps"], card["num_steps"])

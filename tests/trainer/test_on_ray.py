@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -61,12 +62,14 @@ def test_two_workers_of_which_one_is_killed_do_what_one_process_does(cluster, ch
         target=kill_a_worker_after_the_first_checkpoint, args=(tmp_path / "ray", killed)
     )
     thread.start()
+    interrupt = signal.getsignal(signal.SIGINT)
     outcome = train_on_ray(Request((run,), model, wanted, tmp_path / "ray"), 2)
     thread.join()
     ((_, step),) = killed
     assert step < 60
     assert outcome.complete
     assert outcome.step == 60
+    assert signal.getsignal(signal.SIGINT) is interrupt
     assert train(Request((run,), model, wanted, tmp_path / "one"), Watch()).complete
     mine, theirs = lines(tmp_path / "ray"), lines(tmp_path / "one")
     assert [line["step"] for line in mine] == list(range(1, 61))
