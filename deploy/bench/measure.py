@@ -34,10 +34,12 @@ def header(title: str) -> str:
     names = ("numpy", "opencv-contrib-python-headless", "pyarrow", "ray")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     memory = psutil.virtual_memory().total / 2**30
-    command = " ".join(["python", *sys.argv])
+    # Scripts that import the tests' servers and models do not start without it.
+    path = "PYTHONPATH=. " if os.environ.get("PYTHONPATH") else ""
+    command = path + " ".join(["python", *sys.argv])
     return (
         f"# {title}\n\n{datetime.now(UTC):%Y-%m-%d}, code {code_version()}. "
-        f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, no GPU; Python "
+        f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {_gpu()}; Python "
         f"{platform.python_version()}, {versions}.\n\n    {command}\n"
     )
 
@@ -46,6 +48,12 @@ def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _gpu() -> str:
+    """The GPU that the script may use: only torch does, and only where it is imported."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "no GPU"
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

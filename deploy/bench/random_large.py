@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.backends.ram_model import DESCRIPTIONS, Architecture, RamModel, _official
+from stages.backends.ram_model import DESCRIPTIONS, Architecture, RamModel, official_key
 
 NUM_TAGS = 4585
 _RAM_PLUS = Architecture(
@@ -37,7 +37,7 @@ def save_ram_plus(folder: Path, tags: Sequence[str]) -> dict[str, Any]:
     weights: dict[str, Tensor] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
     for name, value in model.state_dict().items():
-        key, part = _official(name)
+        key, part = official_key(name)
         if part is None:
             weights[key] = value
         else:

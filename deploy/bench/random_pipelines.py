@@ -169,9 +169,8 @@ def _flux(dims: Dims) -> FluxPipeline:
     )
 
 
-def _qwen_edit(dims: Dims, *, plus: bool) -> Any:
-    tokenizer = _tokenizer(QWEN_TOKENS, "<|endoftext|>", 100_000)
-    ids = dict(zip(QWEN_TOKENS, tokenizer.convert_tokens_to_ids(list(QWEN_TOKENS)), strict=True))
+def _qwen_text(dims: Dims, ids: dict[str, int]) -> Qwen2_5_VLForConditionalGeneration:
+    """The model that reads words and pictures, with the numbers of its special tokens."""
     width, inner, depth, heads, shared = dims.text
     seen, seen_inner, seen_depth, seen_heads = dims.vision
     sections = width // heads // 2
@@ -204,6 +203,12 @@ def _qwen_edit(dims: Dims, *, plus: bool) -> Any:
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen_edit(dims: Dims, *, plus: bool) -> Any:
+    tokenizer = _tokenizer(QWEN_TOKENS, "<|endoftext|>", 100_000)
+    ids = dict(zip(QWEN_TOKENS, tokenizer.convert_tokens_to_ids(list(QWEN_TOKENS)), strict=True))
     pipeline = QwenImageEditPlusPipeline if plus else QwenImageEditPipeline
     return pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
@@ -213,7 +218,7 @@ def _qwen_edit(dims: Dims, *, plus: bool) -> Any:
             latents_mean=[0.0] * dims.latents,
             latents_std=[1.0] * dims.latents,
         ),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        text_encoder=_qwen_text(dims, ids),
         tokenizer=tokenizer,
         processor=Qwen2VLProcessor(
             image_processor=Qwen2VLImageProcessor(),
@@ -226,7 +231,7 @@ def _qwen_edit(dims: Dims, *, plus: bool) -> Any:
             num_layers=dims.qwen_layers,
             attention_head_dim=dims.head,
             num_attention_heads=dims.heads,
-            joint_attention_dim=width,
+            joint_attention_dim=dims.text[0],
             axes_dims_rope=dims.axes,
         ),
     )

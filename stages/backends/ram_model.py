@@ -176,7 +176,7 @@ def load_weights(model: RamModel, weights: Mapping[str, Tensor]) -> None:
     """
     state, used = {}, set()
     for name, own in model.state_dict().items():
-        key, part = _official(name)
+        key, part = official_key(name)
         if key not in weights:
             raise CheckpointError(f"lacks {key}")
         found = weights[key]
@@ -217,7 +217,7 @@ _DECODER = {
 """Modules of `_QueryLayer` and what they are called in the file."""
 
 
-def _official(name: str) -> tuple[str, int | None]:
+def official_key(name: str) -> tuple[str, int | None]:
     """A key of ours in the file, and which third of it where the file has three in one."""
     if match := re.fullmatch(r"layers\.(\d+)\.(\w+)\.(\w+)", name):
         layer, module, kind = match.groups()
