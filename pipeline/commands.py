@@ -6,19 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from pipeline.doctor import doctor
+from pipeline.engine.placement import load_placement
 from pipeline.errors import UsageError
 from pipeline.export import Wanted, export_run
-from pipeline.ledger import read_run_info
-from pipeline.models import look
-from pipeline.placement import load_placement
-from pipeline.plan import plan
+from pipeline.inspect.doctor import doctor
+from pipeline.inspect.models import look
+from pipeline.inspect.plan import plan
+from pipeline.inspect.show import show
+from pipeline.inspect.status import report_facts, status
 from pipeline.recipes.build import load_recipe
 from pipeline.report import write_report
 from pipeline.run import Exit, Request, run
-from pipeline.show import show
+from pipeline.run_folder.ledger import read_run_info
 from pipeline.sources import Source, open_source
-from pipeline.status import report_facts, status
 from schemas.files import Folder
 
 

@@ -15,12 +15,20 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from pipeline.card import write_card
-from pipeline.counts import TROUBLE, used
-from pipeline.engines import run_shards
+from pipeline.engine.choice import run_shards
+from pipeline.engine.counts import TROUBLE, used
+from pipeline.engine.placement import Placement, split, unknown_stages
+from pipeline.engine.progress import Progress
+from pipeline.engine.work import Work
 from pipeline.errors import UsageError
-from pipeline.lease import Lease
-from pipeline.ledger import (
+from pipeline.inspect.status import report_facts
+from pipeline.pairing import MATCHES_FILE, MatchRequest, match_images
+from pipeline.recipes.build import RecipeBook
+from pipeline.recipes.contents import content_digests
+from pipeline.report import write_report
+from pipeline.run_folder.card import write_card
+from pipeline.run_folder.lease import Lease
+from pipeline.run_folder.ledger import (
     PARTS,
     RUN_FILE,
     Audit,
@@ -35,21 +43,13 @@ from pipeline.ledger import (
     write_progress,
     write_run_info,
 )
-from pipeline.matching import MATCHES_FILE, MatchRequest, match_images
-from pipeline.placement import Placement, split, unknown_stages
-from pipeline.progress import Progress
-from pipeline.recipes.build import RecipeBook
-from pipeline.recipes.contents import content_digests
-from pipeline.report import write_report
 from pipeline.sources import Source, write_manifest
-from pipeline.status import report_facts
 from pipeline.version import code_version
-from pipeline.work import Work
 from schemas.files import Folder
 from schemas.outcomes import Origin
 from schemas.records import SCHEMA_VERSION, Step
 from schemas.shards import PartError, part_name, read_pairs, write_data
-from stages.loader import Loader
+from stages.read.loader import Loader
 from workers.chain import Chain
 from workers.guard import STRIKES
 from workers.worker import Assignment

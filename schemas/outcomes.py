@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.arrow import from_row, schema_of, to_row
-from schemas.drafts import AnswerPair, Described, Judged, PlannedEdit, Sampled
 from schemas.ids import content_id
 from schemas.records import (
     Candidate,
@@ -31,6 +30,7 @@ from schemas.records import (
     Tagged,
     VerifiedCandidate,
 )
+from schemas.texts import AnswerPair, Described, Judged, PlannedEdit, Sampled
 
 PAIR = "pair"
 DROP = "drop"

@@ -41,7 +41,7 @@ print(json.dumps(sorted(sys.modules)))
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     loaded = set(json.loads(result.stdout))
-    assert "stages.inpainter" in loaded
+    assert "stages.edit.inpainter" in loaded
     heavy = {"torch", "vllm", "diffusers", "transformers", "ray", "datasets", "skimage", "trainer"}
     assert not loaded & heavy
 

@@ -18,16 +18,16 @@ from rich.text import Text
 
 from schemas.files import Folder
 from trainer.errors import UsageError
+from trainer.run.stop import by_signal
 from trainer.settings import Settings, Source, load_settings
-from trainer.stop import by_signal
 
 log = logging.getLogger("trainer")
 
 
 def _train(args: argparse.Namespace) -> int:
-    from trainer.processes import leave  # noqa: PLC0415  so that bad settings answer at once
-    from trainer.progress import ProgressLine  # noqa: PLC0415  likewise
-    from trainer.train import Request, train  # noqa: PLC0415  likewise
+    from trainer.model.processes import leave  # noqa: PLC0415  so that bad settings answer at once
+    from trainer.run.progress import ProgressLine  # noqa: PLC0415  likewise
+    from trainer.run.train import Request, train  # noqa: PLC0415  likewise
 
     settings = _settings(args)
     _quiet()
@@ -40,7 +40,7 @@ def _train(args: argparse.Namespace) -> int:
         reference=_local(args.reference) if args.reference else None,
     )
     if args.ray_workers:
-        from trainer.on_ray import train_on_ray  # noqa: PLC0415  Ray, for those who have a cluster
+        from trainer.run.on_ray import train_on_ray  # noqa: PLC0415  Ray, for those who have a cluster
 
         outcome = train_on_ray(request, args.ray_workers)
     else:
@@ -57,7 +57,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _precompute(args: argparse.Namespace) -> int:
-    from trainer.precomputing import precompute_reference  # noqa: PLC0415  see `_train`
+    from trainer.model.precompute import precompute_reference  # noqa: PLC0415  see `_train`
 
     settings = _settings(args)
     _quiet()
@@ -94,7 +94,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from trainer.merge import merge  # noqa: PLC0415  see `_train`
+    from trainer.run.merge import merge  # noqa: PLC0415  see `_train`
 
     _quiet()
     out = merge(_local(args.run), _local(args.output), model=args.model, dtype=args.dtype)

@@ -13,11 +13,11 @@ from typing import ClassVar
 from measure import header, quiet, scratch, spread
 
 from pipeline.demo.scenes import write_scenes
-from pipeline.placement import GroupPlacement, Placement
+from pipeline.engine.placement import GroupPlacement, Placement
+from pipeline.engine.work import make_groups
 from pipeline.recipes.build import load_recipe
 from pipeline.run import make_chains
 from pipeline.sources import open_source, write_manifest
-from pipeline.work import make_groups
 from schemas.files import Folder
 from schemas.records import Drop, Seed
 from stages import pixels

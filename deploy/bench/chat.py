@@ -24,14 +24,14 @@ import aiohttp
 import numpy as np
 from measure import header, quiet, scratch, spread
 
+from fakes.chat_server import ChatServer
 from schemas.records import Image
-from stages.backends.openai_chat import OpenAIChat
+from stages.backends.chat.openai import OpenAIChat
 from stages.base import Device
-from stages.chat import Message, Reply, Request, Sampling
-from stages.checking import EditFindings
+from stages.language.chat import Message, Reply, Request, Sampling
+from stages.language.prompting import Prompt
+from stages.language.votes import EditFindings
 from stages.pixels import encode_jpeg
-from stages.prompting import Prompt
-from tests.chat_server import ChatServer
 
 IN_FLIGHT = (1, 16, 128)
 REPLY = {

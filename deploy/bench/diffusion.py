@@ -26,12 +26,12 @@ from measure import header, quiet, spread
 from random_pipelines import FULL, SMALL, random_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.backends.diffusion import prepared
-from stages.backends.diffusion_settings import FirstBlock, StepCache, TaylorSeer
-from stages.backends.flux import Flux
-from stages.backends.qwen_edit import QwenImageEdit, QwenImageEditPlus
+from stages.backends.diffusion.flux import Flux
+from stages.backends.diffusion.pipeline import prepared
+from stages.backends.diffusion.qwen_edit import QwenImageEdit, QwenImageEditPlus
+from stages.backends.diffusion.settings import FirstBlock, StepCache, TaylorSeer
 from stages.base import Device
-from stages.canvas import Size
+from stages.edit.canvas import Size
 from stages.pixels import Pixels
 
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0}

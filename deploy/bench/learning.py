@@ -1,6 +1,6 @@
 """Do the losses teach a model to look? A tiny VLM with habits, every loss, several seeds.
 
-For each seed: a world, a model that grew up in it (`tests/trainer/world.py`), near misses made by
+For each seed: a world, a model that grew up in it (`fakes/habits.py`), near misses made by
 our own recipes from fresh scenes, and one run of the trainer for each loss from the same model on
 the same pairs. Before and after: the trainer's probe over held-out pairs, and questions about fresh
 scenes without habits (where only looking helps) and with them (where the old answers still serve).
@@ -34,7 +34,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from tests.trainer.world import (
+from fakes.habits import (
     KINDS,
     RECIPES,
     Asked,
@@ -49,12 +49,12 @@ from tests.trainer.world import (
     teach_tower,
     write_seeds,
 )
+from trainer.data.rows import Rows
 from trainer.evaluate.judges import judge_of
 from trainer.evaluate.run import Judge, evaluate
 from trainer.families import load_family
-from trainer.rows import Rows
+from trainer.run.train import Request, train
 from trainer.settings import Settings
-from trainer.train import Request, train
 
 log = logging.getLogger("learning")
 

@@ -23,9 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
 
-from pipeline.engines import run_shards
+from pipeline.engine.choice import run_shards
+from pipeline.engine.work import Work
 from pipeline.version import code_version
-from pipeline.work import Work
 from workers.counters import Counters
 
 

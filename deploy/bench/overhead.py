@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from measure import header, quiet, scratch, spread, timed
 
-from pipeline.placement import GroupPlacement, Placement
-from pipeline.work import Work
+from pipeline.engine.placement import GroupPlacement, Placement
+from pipeline.engine.work import Work
 from schemas.files import Folder
 from schemas.ids import row_seed
 from schemas.manifest import write_seeds

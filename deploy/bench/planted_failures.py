@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from measure import header, quiet, scratch
 
-from tests.scene_runs import Trial
+from fakes.scene_runs import Trial
 
 FAULTS = {"nothing": 0.10, "wrong": 0.15, "drifts": 0.05}
 PAPERS_WRONG = 0.0941

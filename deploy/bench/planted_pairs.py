@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import header, quiet, scratch
 
+from fakes.chat_server import ChatServer
+from fakes.pair_runs import EMBEDDERS, Witness, planted, rows_of, shade, truth_of
 from pipeline.__main__ import main as pipeline
 from pipeline.demo.scenes import write_scenes
 from schemas.files import Folder
 from schemas.shards import read_pairs
-from tests.chat_server import ChatServer
-from tests.pair_runs import EMBEDDERS, Witness, planted, rows_of, shade, truth_of
 
 SAME_PICTURE, WRONG_CAPTION, WRONG_ANSWER = 0.10, 0.15, 0.10
 LIES = (0.0, 0.05, 0.1, 0.2)

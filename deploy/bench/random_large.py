@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.backends.ram_model import DESCRIPTIONS, Architecture, RamModel, official_key
+from stages.backends.locate.ram_model import DESCRIPTIONS, Architecture, RamModel, official_key
 
 NUM_TAGS = 4585
 _RAM_PLUS = Architecture(

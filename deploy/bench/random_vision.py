@@ -14,13 +14,13 @@ import torch
 import transformers
 from random_large import save_big_lama, save_ram_plus
 
-from tests.tiny.clip import save_clip
-from tests.tiny.dinov2 import save_dinov2
-from tests.tiny.grounding_dino import save_grounding_dino
-from tests.tiny.lama import save_lama
-from tests.tiny.ram import save_ram
-from tests.tiny.sam import save_sam
-from tests.tiny.siglip import save_siglip
+from fakes.tiny.clip import save_clip
+from fakes.tiny.dinov2 import save_dinov2
+from fakes.tiny.grounding_dino import save_grounding_dino
+from fakes.tiny.lama import save_lama
+from fakes.tiny.ram import save_ram
+from fakes.tiny.sam import save_sam
+from fakes.tiny.siglip import save_siglip
 
 TAGS = ("circle", "square", "triangle", "star", "ring", "cross", "sky")
 

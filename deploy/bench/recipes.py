@@ -9,11 +9,11 @@ from pathlib import Path
 from measure import Clock, header, quiet, scratch, spread, timed
 
 from pipeline.demo.scenes import write_scenes
-from pipeline.placement import GroupPlacement, Placement
+from pipeline.engine.placement import GroupPlacement, Placement
+from pipeline.engine.work import Work
 from pipeline.recipes.build import load_recipe
 from pipeline.run import make_chains
 from pipeline.sources import open_source, write_manifest
-from pipeline.work import Work
 from schemas.files import Folder
 from workers.worker import Assignment
 

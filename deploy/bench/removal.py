@@ -29,13 +29,13 @@ from torch.profiler import ProfilerActivity, profile
 from pipeline.demo.scenes import write_scenes
 from schemas.geometry import Box
 from schemas.records import Image
-from stages.backends.clip import Clip
-from stages.backends.dinov2 import Dinov2
-from stages.backends.grounding_dino import GroundingDino
-from stages.backends.lama import Lama
-from stages.backends.ram import Ram
-from stages.backends.sam import Sam
-from stages.backends.siglip import Siglip
+from stages.backends.embed.clip import Clip
+from stages.backends.embed.dinov2 import Dinov2
+from stages.backends.embed.siglip import Siglip
+from stages.backends.inpaint.lama import Lama
+from stages.backends.locate.grounding_dino import GroundingDino
+from stages.backends.locate.ram import Ram
+from stages.backends.locate.sam import Sam
 from stages.base import Device
 from stages.pixels import decode
 

@@ -38,12 +38,12 @@ from transformers import (
 )
 
 from schemas.records import Contrast, Image, Kind, Span
-from trainer.batches import Batch, BatchBuilder
+from trainer.data.batches import Batch, BatchBuilder
+from trainer.data.rows import Row
 from trainer.families import Family
 from trainer.families.kinds import kind_of
-from trainer.logprobs import ViewLogProbs
-from trainer.reference import adapters_off
-from trainer.rows import Row
+from trainer.model.logprobs import ViewLogProbs
+from trainer.model.reference import adapters_off
 from trainer.settings import LANGUAGE_MODEL, Source, load_settings
 
 MIB = 2**20

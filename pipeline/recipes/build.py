@@ -20,7 +20,7 @@ from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import UsageError
-from pipeline.recipes.matching import Matching
+from pipeline.recipes.pairing import Matching
 from pipeline.recipes.table import STAGES
 from pipeline.yaml_file import read_yaml
 from schemas.ids import content_id

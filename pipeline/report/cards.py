@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.facts import RunFacts, limit_sign, slack
-from pipeline.report.pictures import Thumbnail, outline, thumbnail
 from pipeline.report.sampling import Sample, Stratum
 from pipeline.report.survey import Survey
+from pipeline.report.thumbnails import Thumbnail, outline, thumbnail
 from pipeline.report.words import Segment, explain, segments, shorten
 
 _ANSWER_CHARS = 900

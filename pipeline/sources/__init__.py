@@ -1,6 +1,6 @@
 """Input datasets: found, mapped to seeds, and scanned into the manifest of a run."""
 
-from pipeline.sources.errors import SourceError
+from pipeline.sources.formats.errors import SourceError
 from pipeline.sources.manifest import Manifest, write_manifest
 from pipeline.sources.presets import FIELDS, presets
 from pipeline.sources.source import Source, open_source

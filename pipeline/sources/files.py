@@ -11,8 +11,8 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.sources.errors import SourceError
-from stages.inputs import MissingExtraError, filesystem_of
+from pipeline.sources.formats.errors import SourceError
+from stages.read.inputs import MissingExtraError, filesystem_of
 
 
 class Format(StrEnum):

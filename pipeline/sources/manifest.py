@@ -8,12 +8,12 @@ from hashlib import blake2b
 from itertools import islice
 
 from pipeline.sources.duplicates import SeenIds
-from pipeline.sources.errors import SourceError, shown
+from pipeline.sources.formats.errors import SourceError, shown
 from pipeline.sources.source import Source
 from schemas.files import Folder
 from schemas.manifest import delete_seeds, read_seeds, write_seeds
 from schemas.records import ImageRef, SeedRef
-from stages.inputs import open_parquet, read_embedded
+from stages.read.inputs import open_parquet, read_embedded
 
 _CHUNK_ROWS = 128
 """Rows looked up at once among the ids seen."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import yaml
 
-from pipeline.sources.errors import SourceError
+from pipeline.sources.formats.errors import SourceError
 
 FIELDS = (
     "id",

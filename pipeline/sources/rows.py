@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.sources.cells import (
+from pipeline.sources.formats.cells import (
     UNSTORABLE,
     cell_of,
     image_cell,
@@ -13,9 +13,9 @@ from pipeline.sources.cells import (
     turn,
     without_placeholders,
 )
-from pipeline.sources.errors import shown
+from pipeline.sources.formats.errors import shown
+from pipeline.sources.formats.text import PlacedRow
 from pipeline.sources.presets import Mapped
-from pipeline.sources.text_rows import PlacedRow
 from schemas.ids import content_id
 from schemas.records import CounterpartRef, Drop, Kind, Reason, Region, SeedRef
 

@@ -7,23 +7,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.sources.coco import COCO_COLUMNS, coco_image_root, coco_rows
-from pipeline.sources.errors import SourceError
 from pipeline.sources.files import PAIR_FOLDERS, Format, Input, digest, find_input
-from pipeline.sources.parquet_rows import parquet_columns, parquet_rows
-from pipeline.sources.presets import Mapped, map_columns
-from pipeline.sources.released_pairs import (
+from pipeline.sources.formats.coco import COCO_COLUMNS, coco_image_root, coco_rows
+from pipeline.sources.formats.errors import SourceError
+from pipeline.sources.formats.pair_folders import (
     RELEASED_PAIR_COLUMNS,
     countercurate_rows,
     finecops_rows,
 )
-from pipeline.sources.rows import seed_of_row
-from pipeline.sources.text_rows import PlacedRow, json_rows, jsonl_rows, sampled_columns
-from pipeline.sources.visual_genome import (
+from pipeline.sources.formats.parquet import parquet_columns, parquet_rows
+from pipeline.sources.formats.text import PlacedRow, json_rows, jsonl_rows, sampled_columns
+from pipeline.sources.formats.visual_genome import (
     VISUAL_GENOME_COLUMNS,
     visual_genome_image_root,
     visual_genome_rows,
 )
+from pipeline.sources.presets import Mapped, map_columns
+from pipeline.sources.rows import seed_of_row
 from schemas.ids import content_id
 from schemas.records import SeedRef
 

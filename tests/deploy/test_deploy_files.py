@@ -20,8 +20,8 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env import packaging as ray_packaging
 
 from pipeline.__main__ import _parser
+from pipeline.engine.placement import Placement, load_placement, pool_sizes, split
 from pipeline.errors import UsageError
-from pipeline.placement import Placement, load_placement, pool_sizes, split
 from pipeline.recipes.build import load_recipe, shipped_recipes
 from pipeline.run import make_chains
 from schemas.records import SCHEMA_VERSION

@@ -20,7 +20,7 @@ def test_each_quantised_way_starts_from_the_same_weights(monkeypatch):
         for parameter in transformer.parameters():
             parameter.mul_(0.5)
 
-    monkeypatch.setattr("stages.backends.diffusion._quantise", coarser)
+    monkeypatch.setattr("stages.backends.diffusion.pipeline._quantise", coarser)
     ones = (f"--{name}=1" for name in ("steps", "runs", "requests", "candidates", "rows"))
     args = bench.parse([*ones, "--exact", "--weights", "int8", "int8"])
     found = list(bench.ways(args, bench.fresh_pipeline(args), bench.load(args)))

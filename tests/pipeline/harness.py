@@ -19,10 +19,10 @@ import pyarrow as pa
 import ray
 
 from pipeline.demo.scenes import write_scenes
-from pipeline.ledger import read_run_info
-from pipeline.placement import GroupPlacement, Placement
+from pipeline.engine.placement import GroupPlacement, Placement
 from pipeline.recipes.build import RecipeBook, load_recipe
 from pipeline.run import Request, run
+from pipeline.run_folder.ledger import read_run_info
 from pipeline.sources import open_source
 from schemas.files import Folder
 from schemas.manifest import read_seeds

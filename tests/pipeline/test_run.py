@@ -9,9 +9,9 @@ import pytest
 from PIL import Image as Picture
 
 from pipeline.errors import UsageError
+from pipeline.inspect.status import status
 from pipeline.run import Exit, run
 from pipeline.sources import open_source
-from pipeline.status import status
 from tests.pipeline.harness import Bench, Trouble
 
 

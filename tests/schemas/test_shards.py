@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.card import write_card
-from pipeline.ledger import Audit, Identity, RunInfo
+from pipeline.run_folder.card import write_card
+from pipeline.run_folder.ledger import Audit, Identity, RunInfo
 from schemas.files import Folder
 from schemas.geometry import Box, Mask
 from schemas.outcomes import Origin, Outcome, outcome_table

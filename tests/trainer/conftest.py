@@ -28,7 +28,7 @@ class Checkpoint:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
     """Checkpoints by family, each made once."""
     # Loaded late: most tests of this folder need no model.
-    from tests.tiny.vlm import save_vlm
+    from fakes.tiny.vlm import save_vlm
     from trainer.families import load_family
 
     made: dict[str, Checkpoint] = {}

@@ -24,7 +24,7 @@ from schemas.records import (
     Verdict,
 )
 from schemas.shards import DATA_SCHEMA, DataWriter
-from trainer.rows import Row
+from trainer.data.rows import Row
 
 SIZES = ((48, 40), (40, 64), (70, 36))
 """Width and height: wide, tall, and all of other numbers of tiles and patches."""

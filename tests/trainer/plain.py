@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.batches import Draws, decode
+from trainer.data.batches import Draws, decode
+from trainer.data.rows import Row
 from trainer.families import ANCHORS, Family
-from trainer.rows import Row
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 
 def plain_log_prob(model: Any, family: Family, row: Row, view: View, draws: Draws) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.demo.scenes import write_scenes
-from pipeline.placement import GroupPlacement, Placement
+from pipeline.engine.placement import GroupPlacement, Placement
 from pipeline.recipes.build import load_recipe
 from pipeline.run import Request, run
 from pipeline.sources import open_source

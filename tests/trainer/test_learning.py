@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import LlavaForConditionalGeneration
 
-from tests.trainer.runs import run_over
-from tests.trainer.training import Watch, settings
-from tests.trainer.world import (
+from fakes.habits import (
     RECIPES,
     Asked,
     Lesson,
@@ -28,12 +26,14 @@ from tests.trainer.world import (
     teach_tower,
     write_seeds,
 )
+from tests.trainer.runs import run_over
+from tests.trainer.training import Watch, settings
+from trainer.data.rows import Rows
 from trainer.evaluate.judges import judge_of
 from trainer.evaluate.probe import ProbeLine
 from trainer.evaluate.run import Judge, evaluate
 from trainer.families import Family, load_family
-from trainer.rows import Rows
-from trainer.train import Request, train
+from trainer.run.train import Request, train
 
 pytestmark = pytest.mark.slow
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from fakes.chat_server import ChatServer
+from fakes.pair_runs import EMBEDDERS, Witness, shade, truth_of
+from fakes.scene_runs import Trial
 from pipeline.__main__ import main as pipeline
 from pipeline.demo.scenes import write_scenes
 from schemas.files import Folder
 from schemas.shards import read_pairs
-from tests.chat_server import ChatServer
-from tests.pair_runs import EMBEDDERS, Witness, shade, truth_of
-from tests.scene_runs import Trial
 from tests.trainer.runs import make_run
 from tests.trainer.training import Watch, lines, settings
-from trainer.train import Request, train
+from trainer.run.train import Request, train
 
 NUM = 10
 

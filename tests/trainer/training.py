@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer.errors import NonFiniteLossError
-from trainer.loop import StepResult
-from trainer.metrics import read_metrics
+from trainer.run.loop import StepResult
+from trainer.run.metrics import read_metrics
+from trainer.run.stop import Wish
+from trainer.run.train import Request, train
 from trainer.settings import Settings, Source, load_settings
-from trainer.stop import Wish
-from trainer.train import Request, train
 
 # Tiny models gain nothing from threads, which on a busy machine wait for each other.
 torch.set_num_threads(1)

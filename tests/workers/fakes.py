@@ -26,8 +26,8 @@ from schemas.records import (
     Verdict,
     VerifiedCandidate,
 )
+from stages.backends.weights.checkpoints import Checkpoint, locate
 from stages.base import Device, GroupStage, RecordStage, ServiceDown, Stage
-from stages.checkpoints import Checkpoint, locate
 from workers.chain import AnyStage, Chain, Link
 
 
@@ -112,7 +112,7 @@ class Doomed(Stage[Seed, Seed]):
             case "no model":
                 locate(Checkpoint(f"{self.folder}/no-model"))
             case "no cuda":
-                from stages.backends.torch_device import place
+                from stages.backends.weights.torch_device import place
 
                 place(Device("cuda"))
             case "dies in opening":

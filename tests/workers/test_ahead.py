@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from pipeline.demo.scenes import write_scenes
-from pipeline.placement import GroupPlacement, Placement
+from pipeline.engine.placement import GroupPlacement, Placement
+from pipeline.engine.work import make_groups
 from pipeline.recipes.build import load_recipe
 from pipeline.run import make_chains
 from pipeline.sources import open_source, write_manifest
-from pipeline.work import make_groups
 from schemas.files import Folder
 from schemas.records import Drop, Image, Seed
 from stages import pixels

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from trainer.checkpoints import whole_folder
 from trainer.errors import UsageError
+from trainer.run.checkpoints import whole_folder
 
 
 @dataclass(frozen=True, slots=True)

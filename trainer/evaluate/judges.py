@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trainer.data.rows import Rows
 from trainer.errors import UsageError
 from trainer.evaluate.run import Judge
 from trainer.families import load_family
-from trainer.learner import load_model
-from trainer.logprobs import ViewLogProbs, shares_prompts
-from trainer.merge import base_of, trained_weights
-from trainer.processes import Processes
-from trainer.rows import Rows
-from trainer.run_folder import RunFolder
+from trainer.model.logprobs import ViewLogProbs, shares_prompts
+from trainer.model.policy import load_model
+from trainer.model.processes import Processes
+from trainer.run.merge import base_of, trained_weights
+from trainer.run.run_folder import RunFolder
 
 
 def judge_of(

@@ -26,7 +26,7 @@ import numpy as np
 from schemas.ids import row_seed
 from schemas.records import Kind
 from trainer.evaluate.intervals import Estimate, share
-from trainer.views import Images
+from trainer.losses.views import Images
 
 _OF_OBJECTS = (Kind.OBJECT, Kind.ATTRIBUTE, Kind.COUNT)
 """Kinds whose regions are objects of the chosen image."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluate.intervals import Estimate, mean, share
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 SHOWN = View(Images.CHOSEN, Answer.CHOSEN)
 SWAPPED = View(Images.REJECTED, Answer.CHOSEN)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from schemas.records import Span
-from trainer.batches import Batch, BatchBuilder
+from trainer.data.batches import Batch, BatchBuilder
+from trainer.data.fits import Fit, fit_groups
+from trainer.data.rows import Row, Rows
 from trainer.evaluate import pope, probe
 from trainer.families import Family
-from trainer.fitting import Fit, fit_groups
 from trainer.losses import LogProbs
-from trainer.rows import Row, Rows
-from trainer.views import Answer, Images, View, columns
+from trainer.losses.views import Answer, Images, View, columns
 
 log = logging.getLogger(__name__)
 

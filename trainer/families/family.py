@@ -22,7 +22,7 @@ from schemas.records import Span
 from trainer.errors import UsageError
 from trainer.families.answers import AnswerTokens, answer_tokens
 from trainer.families.kinds import Kind, kind_of
-from trainer.views import Images, View
+from trainer.losses.views import Images, View
 
 ANCHORS = ("Answer for the first image.", "Answer for the second image.")
 """The sentence after the question of a prompt with two images, by the place of the named image.

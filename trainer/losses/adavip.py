@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, log_ratios
 from trainer.losses.dpo import Negative, text_pair
 from trainer.losses.terms import STRICT, Beta, Term, metrics
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 _OTHER = View(Images.REJECTED, Answer.CHOSEN)
 

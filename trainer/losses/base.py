@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.views import View, columns
+from trainer.losses.views import View, columns
 
 LogProbs = Mapping[View, Tensor]
 """Log-probabilities of a batch by view: each [B], float32, summed over the counted tokens."""
@@ -46,7 +46,7 @@ class PreferenceLoss(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The columns that a pair must fill; see `trainer.views.columns`."""
+        """The columns that a pair must fill; see `trainer.losses.views.columns`."""
         return columns(self.views)
 
     @property

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, log_ratios
 from trainer.losses.terms import STRICT, Beta, Term, combine
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 Negative = Literal["rejected", "counterfactual"]
 """Which wrong answer a loss reads: the pair's ordinary one, or the one that is true of the other

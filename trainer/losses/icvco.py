@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, log_ratios
 from trainer.losses.terms import STRICT, Beta, Term, Weight, combine, logistic, metrics
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 _BRANCHES = 2
 """The released code takes the mean over single and multi; the paper their sum."""

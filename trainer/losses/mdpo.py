@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, log_ratios
 from trainer.losses.dpo import Negative, text_pair
 from trainer.losses.terms import STRICT, Beta, Term, Weight, combine
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 _CROPPED = View(Images.CROP, Answer.CHOSEN)
 

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, log_ratios
 from trainer.losses.terms import STRICT, Term, Weight, combine
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 
 @dataclass(frozen=True, config=STRICT)

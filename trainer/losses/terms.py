@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from trainer.losses.base import LossOutput
-from trainer.views import View
+from trainer.losses.views import View
 
 STRICT = ConfigDict(extra="forbid")
 """Losses are made from configurations: an unknown or impossible setting is an error there."""

@@ -11,8 +11,14 @@ import PIL.Image
 from annotated_types import Ge, Le
 
 from schemas.geometry import Box
+from stages.backends.weights.checkpoints import (
+    UNREADABLE,
+    Checkpoint,
+    CheckpointError,
+    first_line,
+    locate,
+)
 from stages.base import DECIDING_FILE, Device
-from stages.checkpoints import UNREADABLE, Checkpoint, CheckpointError, first_line, locate
 from stages.pixels import Pixels
 
 Span = tuple[int, int]
@@ -56,7 +62,7 @@ class GroundingDinoPy:
         """
         import torch
 
-        from stages.backends.torch_device import place
+        from stages.backends.weights.torch_device import place
 
         try:
             import groundingdino
@@ -99,7 +105,7 @@ class GroundingDinoPy:
     def close(self) -> None:
         """Free the device."""
         if self._model is not None:
-            from stages.backends.torch_device import free
+            from stages.backends.weights.torch_device import free
 
             self._model = self._transform = None
             free(self._device)

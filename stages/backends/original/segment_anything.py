@@ -11,8 +11,14 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from schemas.geometry import Box
+from stages.backends.weights.checkpoints import (
+    UNREADABLE,
+    Checkpoint,
+    CheckpointError,
+    first_line,
+    locate,
+)
 from stages.base import OPERATIONAL, Device
-from stages.checkpoints import UNREADABLE, Checkpoint, CheckpointError, first_line, locate
 from stages.pixels import Pixels
 
 _SOURCE = "github.com/facebookresearch/segment-anything, section Model Checkpoints"
@@ -41,7 +47,7 @@ class SegmentAnything:
 
     def open(self, device: Device) -> None:
         """Load the file; CheckpointError in one line if it is for another network."""
-        from stages.backends.torch_device import place
+        from stages.backends.weights.torch_device import place
 
         try:
             import segment_anything
@@ -65,7 +71,7 @@ class SegmentAnything:
     def close(self) -> None:
         """Free the device."""
         if self._predictor is not None:
-            from stages.backends.torch_device import free
+            from stages.backends.weights.torch_device import free
 
             self._predictor = None
             free(self._device)
@@ -82,7 +88,7 @@ class SegmentAnything:
     def _masks(self, image: Pixels, boxes: Sequence[Box]) -> list[NDArray[np.bool_]]:
         import torch
 
-        from stages.backends.torch_images import chunks
+        from stages.backends.weights.torch_images import chunks
 
         if not boxes:
             return []

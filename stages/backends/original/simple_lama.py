@@ -15,8 +15,14 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from stages.backends.weights.checkpoints import (
+    UNREADABLE,
+    Checkpoint,
+    CheckpointError,
+    first_line,
+    locate,
+)
 from stages.base import Device
-from stages.checkpoints import UNREADABLE, Checkpoint, CheckpointError, first_line, locate
 from stages.pixels import Pixels
 
 BoolMask = NDArray[np.bool_]
@@ -43,7 +49,7 @@ class SimpleLama:
 
     def open(self, device: Device) -> None:
         """Load the file; CheckpointError in one line if it is no TorchScript."""
-        from stages.backends.torch_device import place
+        from stages.backends.weights.torch_device import place
 
         try:
             import simple_lama_inpainting
@@ -70,7 +76,7 @@ class SimpleLama:
     def close(self) -> None:
         """Free the device."""
         if self._inpaint is not None:
-            from stages.backends.torch_device import free
+            from stages.backends.weights.torch_device import free
 
             self._inpaint = None
             free(self._device)

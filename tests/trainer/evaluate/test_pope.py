@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from trainer.evaluate.pope import QuestionSet, Scene, phrase, questions, score
-from trainer.views import Images
+from trainer.losses.views import Images
 
 
 def scene(name, labels, text, *, kind="object", replacement=None, image=None):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.trainer.pairs import a_pair, save
+from trainer.data.rows import Rows
 from trainer.errors import UsageError
 from trainer.evaluate.judges import judge_of
 from trainer.evaluate.run import evaluate
-from trainer.rows import Rows
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from fakes.tiny.vlm import byte_level_tokenizer, sentencepiece_tokenizer
 from schemas.records import Span
-from tests.tiny.vlm import byte_level_tokenizer, sentencepiece_tokenizer
 from trainer.families.answers import answer_tokens, marked_by
 
 

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from tests.tiny.vlm import FAMILIES, save_vlm
+from fakes.tiny.vlm import FAMILIES, save_vlm
 from tests.trainer.pairs import SIZES
 from trainer.errors import UsageError
 from trainer.families import ANCHORS, load_family

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, OViP, SymMPO
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 M, M2, NONE, CROP, BOTH = (
     Images.CHOSEN,

@@ -23,7 +23,7 @@ from tests.trainer.losses.tables import (
     tables,
 )
 from trainer.losses import DPO, ICVCO, MDPO, SVCO, AdaViP, OViP, SymMPO
-from trainer.views import View
+from trainer.losses.views import View
 
 LOG2 = math.log(2)
 

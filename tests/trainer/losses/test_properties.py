@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.losses.tables import ALL, BAD, PREFERENCES, M, Y, drawn
 from trainer.losses import ICVCO, MDPO, SVCO, AdaViP, OViP, SymMPO
-from trainer.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, View
 
 README = Path(__file__).parents[3] / "trainer" / "README.md"
 nats = st.floats(-80, 80, allow_nan=False)

@@ -20,7 +20,7 @@ from tests.trainer.losses.tables import (
     single,
 )
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, Loss, OViP, SymMPO
-from trainer.views import View
+from trainer.losses.views import View
 
 LOSS = TypeAdapter(Loss)
 

@@ -21,7 +21,7 @@ from tests.trainer.losses.tables import (
     tables,
 )
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, OViP, SymMPO
-from trainer.views import View
+from trainer.losses.views import View
 
 # softplus(-x) = -log sigmoid(x), from tables of logarithms.
 S = {-2: 2.126928, -1: 1.313262, 0: 0.693147, 1: 0.313262, 2: 0.126928, 3: 0.048587}

@@ -5,9 +5,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from stages.backends.original.groundingdino import GroundingDinoPy
+from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
-from stages.checkpoints import CheckpointError
-from stages.detector import DetectorBackend
+from stages.locate.detector import DetectorBackend
 
 TAGS = ["dog", "red panda", "Table"]
 
@@ -15,7 +15,7 @@ TAGS = ["dog", "red panda", "Table"]
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     pytest.importorskip("groundingdino")
-    from tests.tiny.groundingdino import save_original_dino
+    from fakes.tiny.groundingdino import save_original_dino
 
     return save_original_dino(tmp_path_factory.mktemp("groundingdino"))
 

@@ -4,11 +4,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.geometry import Box
+from stages.backends.locate.sam import Sam
 from stages.backends.original.segment_anything import SegmentAnything
-from stages.backends.sam import Sam
+from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
-from stages.checkpoints import CheckpointError
-from stages.segmenter import SegmenterBackend
+from stages.locate.segmenter import SegmenterBackend
 
 package = pytest.importorskip("segment_anything")
 
@@ -18,14 +18,14 @@ FLIPS = 1e-3
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
-    from tests.tiny.segment_anything import save_original_sam
+    from fakes.tiny.segment_anything import save_original_sam
 
     return save_original_sam(tmp_path_factory.mktemp("original") / "sam_tiny.pth")
 
 
 @pytest.fixture
 def backend(original, monkeypatch):
-    from tests.tiny.segment_anything import build_tiny
+    from fakes.tiny.segment_anything import build_tiny
 
     monkeypatch.setitem(package.sam_model_registry, "tiny", build_tiny)
     made = SegmentAnything(model=str(original), architecture="tiny")
@@ -67,8 +67,8 @@ def test_the_backend_sam_gives_the_same_masks_for_the_same_weights(backend, orig
     pytest.importorskip("transformers", minversion="5")
     from safetensors.torch import save_file
 
-    from tests.tiny.sam import save_sam
-    from tests.tiny.segment_anything import in_transformers
+    from fakes.tiny.sam import save_sam
+    from fakes.tiny.segment_anything import in_transformers
 
     folder = save_sam(tmp_path)
     weights = in_transformers(torch.load(original))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from stages.backends.lama import Lama
+from fakes.tiny.lama import save_lama
+from stages.backends.inpaint.lama import Lama
 from stages.backends.original.simple_lama import SimpleLama
+from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
-from stages.checkpoints import CheckpointError
-from stages.inpainter import InpainterBackend
-from tests.tiny.lama import save_lama
+from stages.edit.inpainter import InpainterBackend
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Tiny models, chat servers and painted scenes that tests and benchmarks share."""

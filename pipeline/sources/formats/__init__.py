@@ -1,0 +1,1 @@
+"""Input formats: one module each, from files to rows with their place."""

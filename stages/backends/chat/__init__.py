@@ -1,0 +1,1 @@
+"""Chat models: an endpoint, vLLM or transformers in this process."""

@@ -1,0 +1,1 @@
+"""Diffusion editors and painters."""

@@ -1,0 +1,1 @@
+"""Embedders and image-text scorers."""

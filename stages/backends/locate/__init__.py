@@ -1,0 +1,1 @@
+"""Taggers, detectors and segmenters."""

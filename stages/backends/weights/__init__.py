@@ -1,0 +1,1 @@
+"""Checkpoints, devices and image tensors: what every torch backend needs."""

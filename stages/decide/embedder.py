@@ -1,0 +1,67 @@
+"""How alike the two images of a candidate are, overall and in detail. Judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.records import Candidate, Drop, ScoredCandidate
+from stages.base import Backend, Stage
+from stages.decide.vectors import cosine, unit_rows
+from stages.pixels import Pixels, decode
+
+
+@runtime_checkable
+class EmbedderBackend(Backend, Protocol):
+    """Turns pictures into vectors whose cosine says how alike the pictures are."""
+
+    def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB picture, in order."""
+
+
+@dataclass(frozen=True)
+class Embedder(Stage[Candidate, ScoredCandidate]):
+    """Adds the scores "appearance" and "detail": cosines of the original and its near miss.
+
+    Measured on the decoded images, so that whatever the codec did is part of the score. MVC
+    (arXiv 2502.13928) asks for pairs of high SigLIP and low DINOv2 similarity: the same scene,
+    visibly different.
+    """
+
+    consumes: ClassVar[type] = Candidate
+    produces: ClassVar[type] = ScoredCandidate
+
+    appearance: EmbedderBackend
+    """Sees the whole scene: stays near 1 while it is the same scene."""
+    detail: EmbedderBackend
+    """Sees local detail: falls below 1 with every visible change."""
+
+    def backends(self) -> Sequence[Backend]:
+        """Both embedders."""
+        return (self.appearance, self.detail)
+
+    def process(self, batch: Sequence[Candidate]) -> Sequence[Sequence[ScoredCandidate] | Drop]:
+        """One scored candidate for each candidate; no drops.
+
+        ValueError if a backend gives rows that are not unit vectors.
+        """
+        if not batch:
+            return []
+        # By content: the candidates of one seed share their original, which is embedded once.
+        images = {image.bytes: image for c in batch for image in (c.chosen_image, c.rejected_image)}
+        row_of = {data: row for row, data in enumerate(images)}
+        pictures = [decode(image) for image in images.values()]
+        vectors = {
+            name: unit_rows(backend, backend.embed(pictures), "pictures", len(pictures))
+            for name, backend in (("appearance", self.appearance), ("detail", self.detail))
+        }
+        outcomes = []
+        for candidate in batch:
+            pair = [row_of[i.bytes] for i in (candidate.chosen_image, candidate.rejected_image)]
+            scores = {name: cosine(*rows[pair]) for name, rows in vectors.items()}
+            outcomes.append([ScoredCandidate(candidate, scores)])
+        return outcomes

@@ -1,0 +1,104 @@
+"""How much of the answer a near miss still shows: what AdaViP selects by. Judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.records import ScoredCandidate
+from stages.base import Backend, Stage
+from stages.decide.vectors import cosine, unit_rows
+from stages.pixels import Pixels, decode
+from stages.wording.sentences import split_to_fit
+
+UnitRows = NDArray[np.float32]
+
+
+@runtime_checkable
+class ImageTextBackend(Backend, Protocol):
+    """Puts pictures and sentences into one space, where the cosine says how well they agree."""
+
+    def embed_images(self, images: Sequence[Pixels]) -> UnitRows:
+        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB picture, in order."""
+
+    def embed_texts(self, texts: Sequence[str]) -> UnitRows:
+        """[M, D] rows of unit length, in order; ValueError for a text that does not fit."""
+
+    def fits(self, text: str) -> bool:
+        """Whether the text model takes the text whole (CLIP: 77 tokens with its two marks)."""
+
+
+@runtime_checkable
+class SplitterBackend(Backend, Protocol):
+    """Takes answers apart into statements that each can be held against a picture."""
+
+    def split(self, texts: Sequence[str]) -> list[list[str]]:
+        """The sentences of each text, in order; at least one each."""
+
+
+@dataclass(frozen=True)
+class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
+    """Adds "answer_similarity", the sum over the answer's sentences of AdaViP's equation 9.
+
+    That is the cosine of the near miss and each sentence of `seed.chosen` (arXiv 2504.15619): of
+    several near misses of one picture the one with the lowest sum shows least of what the answer
+    says. All of a seed's have the same sentences, so sums may be compared within a seed; across
+    seeds divide by "answer_sentences", which is stored beside it. Cosines, not the model's scaled
+    logits: the scale is the same for all and changes no order.
+
+    A sentence that the text model would cut off is divided at clauses or words into pieces, each
+    of which counts as a sentence. It stands behind the embedder, before the selector.
+    """
+
+    consumes: ClassVar[type] = ScoredCandidate
+    produces: ClassVar[type] = ScoredCandidate
+
+    backend: ImageTextBackend
+    """What compares pictures and sentences."""
+    splitter: SplitterBackend
+    """What finds the sentences."""
+
+    def backends(self) -> Sequence[Backend]:
+        """Both."""
+        return (self.backend, self.splitter)
+
+    def process(self, batch: Sequence[ScoredCandidate]) -> Sequence[Sequence[ScoredCandidate]]:
+        """One record for each, with two more scores; no drops.
+
+        Every picture and every sentence of the batch is embedded once. ValueError if a backend
+        gives rows that are not unit vectors, or a text without sentences.
+        """
+        if not batch:
+            return []
+        answers = list(dict.fromkeys(record.candidate.seed.chosen for record in batch))
+        sentences = dict(zip(answers, self._sentences(answers), strict=True))
+        texts = list(dict.fromkeys(text for parts in sentences.values() for text in parts))
+        pictures = {r.candidate.rejected_image.bytes: r.candidate.rejected_image for r in batch}
+        shown = self.backend.embed_images([decode(image) for image in pictures.values()])
+        seen = unit_rows(self.backend, shown, "pictures", len(pictures))
+        read = unit_rows(self.backend, self.backend.embed_texts(texts), "sentences", len(texts))
+        picture_rows = dict(zip(pictures, seen, strict=True))
+        text_rows = dict(zip(texts, read, strict=True))
+        outcomes = []
+        for record in batch:
+            picture = picture_rows[record.candidate.rejected_image.bytes]
+            parts = sentences[record.candidate.seed.chosen]
+            total = sum(cosine(picture, text_rows[text]) for text in parts)
+            added = {"answer_similarity": total, "answer_sentences": float(len(parts))}
+            outcomes.append([replace(record, scores={**record.scores, **added})])
+        return outcomes
+
+    def _sentences(self, answers: Sequence[str]) -> list[list[str]]:
+        """The sentences of each answer, each short enough for the text model."""
+        found = self.splitter.split(answers)
+        for answer, sentences in zip(answers, found, strict=True):
+            if not sentences:
+                raise ValueError(f"the splitter found no sentence in {answer!r:.80}")
+        return [
+            [part for sentence in sentences for part in split_to_fit(sentence, self.backend.fits)]
+            for sentences in found
+        ]

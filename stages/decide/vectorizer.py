@@ -1,0 +1,51 @@
+"""The image of a seed as a vector, for recipes that pair images. Judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.ids import content_id
+from schemas.records import Drop, Seed
+from schemas.vectors import Vectored
+from stages.base import Backend, Stage
+from stages.decide.vectors import unit_rows
+from stages.pixels import Pixels, decode
+
+
+@runtime_checkable
+class VectorBackend(Backend, Protocol):
+    """Turns pictures into vectors whose cosine says how alike the pictures are."""
+
+    def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB picture, in order."""
+
+
+@dataclass(frozen=True)
+class Vectorizer(Stage[Seed, Vectored]):
+    """The vectors of the seeds' images; seeds about one picture share one computation."""
+
+    consumes: ClassVar[type] = Seed
+    produces: ClassVar[type] = Vectored
+
+    backend: VectorBackend
+    """The embedder."""
+
+    def backends(self) -> Sequence[Backend]:
+        """The embedder."""
+        return (self.backend,)
+
+    def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Vectored] | Drop]:
+        """One vector for each seed; no drops. ValueError for rows that are no unit vectors."""
+        images = {seed.image.bytes: seed.image for seed in batch}
+        given = self.backend.embed([decode(i) for i in images.values()])
+        rows = unit_rows(self.backend, given, "pictures", len(images))
+        row_of = {data: tuple(row.tolist()) for data, row in zip(images, rows, strict=True)}
+        return [
+            [Vectored(seed.seed_id, content_id(seed.image.bytes), row_of[seed.image.bytes])]
+            for seed in batch
+        ]

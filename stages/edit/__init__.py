@@ -1,0 +1,1 @@
+"""Near misses made by changing pixels, and the geometry and colour that this takes."""

@@ -1,0 +1,147 @@
+"""Pictures painted from descriptions: OViP's negatives (arXiv 2505.15963). Knows no models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+
+from annotated_types import Ge, Le, MultipleOf
+
+from schemas.ids import content_id, row_seed
+from schemas.records import Candidate, Drop, Reason
+from schemas.texts import Described
+from stages.base import Backend, Stage
+from stages.edit.canvas import Size, covered, elongation
+from stages.pixels import Pixels, decode, encode_jpeg
+
+MULTIPLE = 16
+"""What the sides of a painted picture are whole multiples of: latents are an eighth, in twos."""
+
+
+@runtime_checkable
+class SynthesizerBackend(Backend, Protocol):
+    """What paints."""
+
+    max_tokens: int
+    """Longest description that it reads to its end."""
+
+    def count_tokens(self, descriptions: Sequence[str]) -> list[int]:
+        """Lengths of descriptions, to be held against `max_tokens`."""
+
+    def synthesize(
+        self, descriptions: Sequence[str], seeds: Sequence[int], size: Size
+    ) -> list[Pixels]:
+        """One picture of `size` for each description and its seed, in order.
+
+        What comes of a (description, seed, size) does not depend on what else is asked for.
+        """
+
+
+@dataclass(frozen=True)
+class Synthesizer(Stage[Described, Candidate]):
+    """Paints each description, and brings original and painting to one size.
+
+    OViP paints 384 x 384 and leaves the original as it is. Then the size of the picture alone tells
+    which is which, as does sharpness where one is enlarged to the other. Here both end at the same
+    size, and neither is ever enlarged: the original is reduced to the painting's size, or, where it
+    is smaller, the painting to the original's.
+    """
+
+    consumes: ClassVar[type] = Described
+    produces: ClassVar[type] = Candidate
+
+    backend: SynthesizerBackend
+    """What paints."""
+    side: Annotated[int, MultipleOf(16), Ge(64), Le(4096)] = 384
+    """Side of a painted square, in pixels; other shapes get about the same area."""
+    shape: Literal["original", "square"] = "original"
+    """"original" paints in the original's shape, of which at most a rim of some pixels is lost.
+    "square", as OViP does, cuts the original to its middle square, which may cost what the answer
+    speaks of."""
+    pictures: Annotated[int, Ge(1), Le(16)] = 1
+    """Paintings of each description; all go on, for a selector to choose from."""
+    max_elongation: Annotated[float, Ge(1), Le(10)] = 3.0
+    """Longest side by shortest that is painted; models were trained to about this."""
+
+    def backends(self) -> Sequence[Backend]:
+        """The painter."""
+        return (self.backend,)
+
+    def process(self, batch: Sequence[Described]) -> Sequence[Sequence[Candidate] | Drop]:
+        """The paintings of each row, or why there are none; those of one size in one call."""
+        sizes = self._sizes(batch)
+        by_size: dict[Size, list[tuple[int, int]]] = {}
+        for i, size in enumerate(sizes):
+            if isinstance(size, Size):
+                by_size.setdefault(size, []).extend((i, n) for n in range(self.pictures))
+        made: dict[tuple[int, int], Pixels] = {}
+        for size, rows in by_size.items():
+            painted = self.backend.synthesize(
+                [batch[i].description for i, _ in rows],
+                [_seed(batch[i], number) for i, number in rows],
+                size,
+            )
+            made.update(zip(rows, painted, strict=True))
+        return [
+            size
+            if isinstance(size, Drop)
+            else [_candidate(batch[i], made[i, n], size, n) for n in range(self.pictures)]
+            for i, size in enumerate(sizes)
+        ]
+
+    def _sizes(self, batch: Sequence[Described]) -> list[Size | Drop]:
+        """What size each row is painted in, or why it is not."""
+        lengths = self.backend.count_tokens([record.description for record in batch])
+        found: list[Size | Drop] = []
+        for record, length in zip(batch, lengths, strict=True):
+            own = Size(record.seed.width, record.seed.height)
+            if elongation(own) > self.max_elongation:
+                found.append(
+                    Drop(
+                        Reason.EXTREME_ASPECT,
+                        f"the picture is {own}, {elongation(own):.2f} to 1; painted are at most "
+                        f"{self.max_elongation:g} to 1",
+                    )
+                )
+            elif length > self.backend.max_tokens:
+                found.append(
+                    Drop(
+                        Reason.TEXT_TOO_LONG,
+                        f"the description takes {length} tokens, the painter reads "
+                        f"{self.backend.max_tokens}",
+                        record.description,
+                    )
+                )
+            else:
+                found.append(self._painted(own))
+        return found
+
+    def _painted(self, own: Size) -> Size:
+        if self.shape == "square":
+            return Size(self.side, self.side)
+        height = max(1, round(self.side / math.sqrt(own.aspect) / MULTIPLE)) * MULTIPLE
+        width = max(1, round(height * own.aspect / MULTIPLE)) * MULTIPLE
+        return Size(width, height)
+
+
+def _seed(record: Described, number: int) -> int:
+    # One seed may have several descriptions; with one noise they would get one composition.
+    stage = f"synthesizer {content_id(record.description)}"
+    return row_seed(record.seed.run_seed, record.seed.seed_id, stage, number)
+
+
+def _candidate(record: Described, painted: Pixels, size: Size, number: int) -> Candidate:
+    seed = record.seed
+    smaller = min(1.0, seed.width / size.width, seed.height / size.height)
+    common = Size(max(1, round(size.width * smaller)), max(1, round(size.height * smaller)))
+    return Candidate(
+        seed=seed,
+        contrast=record.contrast,
+        regions=(),
+        chosen_image=encode_jpeg(covered(decode(seed.image), common), seed.image.path),
+        rejected_image=encode_jpeg(covered(painted, common)),
+        counterfactual=record.counterfactual,
+        params={**record.params, "painted": str(size), "attempt": str(number)},
+    )

@@ -1,0 +1,1 @@
+"""Stages that ask language models, the protocol they ask by, and their prompts."""

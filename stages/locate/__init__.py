@@ -1,0 +1,1 @@
+"""What an image shows and where: tags, boxes, masks."""

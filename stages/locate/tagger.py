@@ -1,0 +1,79 @@
+"""What a picture shows, as tags that a detector can be asked for. Knows records, not models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
+
+from annotated_types import Ge, Le
+
+from schemas.records import Drop, Reason, Seed, Tag, Tagged
+from stages.base import Backend, Stage
+from stages.locate.scene_tags import SCENE_TAGS
+from stages.pixels import Pixels, decode
+
+
+@runtime_checkable
+class TaggerBackend(Backend, Protocol):
+    """What names the things in pictures."""
+
+    def tag(self, images: Sequence[Pixels]) -> list[list[tuple[str, float]]]:
+        """Name and confidence in [0, 1] of what each uint8 [H, W, 3] RGB picture shows."""
+
+
+@dataclass(frozen=True)
+class Tagger(Stage[Seed, Tagged]):
+    """Tags of each picture, without those that name no thing.
+
+    AdaViP (arXiv 2504.15619) takes all tags of RAM; of these, "sky" and "floor" give holes that
+    nothing can fill, and "sit" and "blue" give boxes around anything. A seed whose regions are
+    annotated needs no tags: it goes on with () and the model does not see it.
+    """
+
+    consumes: ClassVar[type] = Seed
+    produces: ClassVar[type] = Tagged
+
+    backend: TaggerBackend
+    """What tags."""
+    stop: tuple[str, ...] = SCENE_TAGS
+    """Tags that are left out, in any case: scenes, qualities, doings."""
+    min_score: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Least confidence of a tag, beyond what the backend asks for."""
+    max_tags: Annotated[int, Ge(1)] = 30
+    """Most tags of a picture; the most confident are kept."""
+
+    def backends(self) -> Sequence[Backend]:
+        """The tagger."""
+        return (self.backend,)
+
+    def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Tagged] | Drop]:
+        """Each seed with its tags, most confident first, or NO_TAG; () where regions are annotated.
+
+        Of equal scores the one that the backend gave first comes first. ValueError for a score
+        outside of [0, 1].
+        """
+        asked = [k for k, seed in enumerate(batch) if not seed.regions]
+        given = self.backend.tag([decode(batch[k].image) for k in asked]) if asked else []
+        answers = dict(zip(asked, given, strict=True))
+        stopped = frozenset(name.casefold() for name in self.stop)
+        return [
+            self._judged(seed, answers[k], stopped) if k in answers else [Tagged(seed, ())]
+            for k, seed in enumerate(batch)
+        ]
+
+    def _judged(
+        self, seed: Seed, found: Sequence[tuple[str, float]], stopped: frozenset[str]
+    ) -> Sequence[Tagged] | Drop:
+        for name, score in found:
+            if not 0 <= score <= 1:
+                raise ValueError(f'tag "{name}" has the score {score}; [0, 1] is expected')
+        best: dict[str, Tag] = {}
+        for name, score in sorted(found, key=lambda pair: -pair[1]):
+            key = " ".join(name.split()).casefold()
+            if key and key not in stopped and score >= self.min_score:
+                best.setdefault(key, Tag(" ".join(name.split()), score))
+        if not best:
+            names = ", ".join(name for name, _ in found[:8]) or "none"
+            return Drop(Reason.NO_TAG, f"no tag left of {len(found)} found: {names}")
+        return [Tagged(seed, tuple(best.values())[: self.max_tags])]

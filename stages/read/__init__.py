@@ -1,0 +1,1 @@
+"""Input rows become seeds: images fetched, decoded, turned upright, made RGB."""

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.run_folder import lease as lease_module
+from pipeline.run_folder.lease import LEASE, Lease
+from schemas.files import Folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Folder:
+    return Folder.at(str(tmp_path))
+
+
+def elsewhere(run: Folder, seen: int) -> None:
+    run.write_json(
+        LEASE,
+        {"attempt": "other", "host": "far", "pid": 1, "started": "1", "seen": f"beat {seen}"},
+    )
+
+
+def test_a_lease_is_taken_and_given_back(run):
+    with Lease(run, "one"):
+        assert run.read_json(LEASE)["attempt"] == "one"
+        with pytest.raises(UsageError, match="another driver works here"), Lease(run, "two"):
+            pass
+        assert run.read_json(LEASE)["attempt"] == "one"
+    assert not run.exists(LEASE)
+
+
+def test_a_silent_holder_on_another_host_is_taken_over(run):
+    elsewhere(run, 0)
+    with Lease(run, "one", stale_s=0.5):
+        assert run.read_json(LEASE)["attempt"] == "one"
+
+
+def test_a_holder_on_another_host_that_beats_is_not(run):
+    elsewhere(run, 0)
+    stop = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not stop.wait(0.1):
+            count += 1
+            elsewhere(run, count)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(UsageError, match="process 1 on far"), Lease(run, "one", stale_s=5):
+            pass
+    finally:
+        stop.set()
+        thread.join()
+
+
+def lose_it(run: Folder) -> None:
+    with Lease(run, "one"):
+        elsewhere(run, 0)
+        for _ in range(100):
+            time.sleep(0.05)
+
+
+def test_a_driver_that_lost_its_lease_stops(run, monkeypatch):
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.05)
+    with pytest.raises(KeyboardInterrupt):
+        lose_it(run)
+    assert run.read_json(LEASE)["attempt"] == "other"
+
+
+def test_a_beat_that_fails_is_tried_again(run, monkeypatch, caplog):
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.05)
+    with Lease(run, "one") as lease:
+        monkeypatch.setattr(lease, "_beat", lambda: (_ for _ in ()).throw(OSError("no route")))
+        time.sleep(0.3)
+        monkeypatch.undo()
+        assert "the lease could not be renewed: no route" in caplog.text
+        assert lease._thread is not None
+        assert lease._thread.is_alive()

@@ -1,0 +1,234 @@
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from transformers import SamImageProcessorPil, SamModel, SamProcessor
+
+from fakes.tiny.sam import save_sam, save_sam2
+from schemas.geometry import Box
+from stages.backends.locate.sam import Sam, Sam2
+from stages.backends.weights.checkpoints import Checkpoint, CheckpointError
+from stages.base import Device
+from stages.locate.segmenter import SegmenterBackend
+
+FLIPS = 1e-3
+"""Share of a mask's pixels whose logit may be so near 0 that rounding flips them."""
+
+
+@pytest.fixture(scope="session")
+def sam_folder(tmp_path_factory):
+    return save_sam(tmp_path_factory.mktemp("sam"))
+
+
+@pytest.fixture(scope="session")
+def sam2_folder(tmp_path_factory):
+    pytest.importorskip("torchvision")
+    return save_sam2(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(params=["sam", "sam2"])
+def made(request):
+    """An opened backend of either generation."""
+    folder = request.getfixturevalue(f"{request.param}_folder")
+    backend = {"sam": Sam, "sam2": Sam2}[request.param](model=str(folder))
+    backend.open(Device())
+    yield backend
+    backend.close()
+
+
+def picture(height, width, seed=0):
+    """Blobs of colour: neighbouring pixels are alike, as in a photo."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
+    return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
+
+
+PICTURES = [picture(48, 80, 1), picture(100, 60, 2), picture(30, 30, 3), picture(64, 64, 4)]
+BOXES = [
+    [Box(2, 3, 30, 40), Box(40, 10, 70, 30), Box(0, 0, 80, 48)],
+    [Box(5, 50, 55, 95)],
+    [],
+    [Box(10, 10, 20, 20), Box(30.5, 12.25, 60, 61)],
+]
+
+
+def share_flipped(one, other):
+    assert one.shape == other.shape
+    return np.mean(one != other)
+
+
+def test_masks_have_the_size_of_their_picture_and_follow_their_box(made):
+    masks = made.segment(PICTURES, BOXES)
+    assert [len(own) for own in masks] == [3, 1, 0, 2]
+    for image, own in zip(PICTURES, masks, strict=True):
+        for mask in own:
+            assert mask.dtype == np.bool_
+            assert mask.shape == image.shape[:2]
+    first, second, _ = masks[0]
+    assert (first != second).any()
+    assert 0 < first.mean() < 1
+
+
+def test_neither_the_batch_nor_its_cuts_change_a_mask(made):
+    together = made.segment(PICTURES, BOXES)
+    made.max_batch, made.max_boxes = 2, 1
+    cut = made.segment(PICTURES, BOXES)
+    for k, image in enumerate(PICTURES):
+        for i, box in enumerate(BOXES[k]):
+            ((alone,),) = made.segment([image], [[box]])
+            assert share_flipped(together[k][i], alone) <= FLIPS
+            assert share_flipped(cut[k][i], alone) <= FLIPS
+
+
+def test_a_picture_is_encoded_once_for_all_its_boxes(made):
+    seen = []
+    encoder = made._model.vision_encoder
+    handle = encoder.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
+    made.max_batch = 3
+    made.segment(PICTURES, BOXES)
+    handle.remove()
+    assert seen == [3, 1]
+
+
+def test_sam_gives_what_its_processor_and_model_give(sam_folder):
+    backend = Sam(model=str(sam_folder))
+    backend.open(Device())
+    masks = backend.segment(PICTURES, BOXES)
+    # Its Pillow form: torchvision's differs by a grey level after resizing.
+    processor = SamProcessor(SamImageProcessorPil.from_pretrained(sam_folder))
+    model = SamModel.from_pretrained(sam_folder)
+    for image, boxes, own in zip(PICTURES, BOXES, masks, strict=True):
+        for box, mask in zip(boxes, own, strict=True):
+            inputs = processor(image, input_boxes=[[list(box)]], return_tensors="pt")
+            with torch.inference_mode():
+                out = model(
+                    pixel_values=inputs["pixel_values"],
+                    input_boxes=inputs["input_boxes"].float(),
+                    multimask_output=False,
+                )
+            ((expected,),) = processor.post_process_masks(
+                out.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+            )
+            assert share_flipped(mask, expected[0].numpy()) <= FLIPS
+
+
+def test_sam2_gives_what_its_processor_and_model_give(sam2_folder):
+    from transformers import Sam2Model, Sam2Processor
+
+    backend = Sam2(model=str(sam2_folder))
+    backend.open(Device())
+    # A picture of the model's size is not resized, which is where Pillow and torchvision differ.
+    image, boxes = PICTURES[3], BOXES[3]
+    (masks,) = backend.segment([image], [boxes])
+    processor = Sam2Processor.from_pretrained(sam2_folder)
+    model = Sam2Model.from_pretrained(sam2_folder)
+    inputs = processor(image, input_boxes=[[list(box) for box in boxes]], return_tensors="pt")
+    with torch.inference_mode():
+        out = model(**inputs.to(torch.float32), multimask_output=False)
+    (expected,) = processor.post_process_masks(out.pred_masks, inputs["original_sizes"])
+    for mask, other in zip(masks, expected[:, 0].numpy(), strict=True):
+        assert share_flipped(mask, other) <= FLIPS
+
+
+def test_sam2_sees_pictures_as_its_own_processor_makes_them(sam2_folder):
+    from transformers import Sam2ImageProcessor
+
+    backend = Sam2(model=str(sam2_folder))
+    backend.open(Device())
+    theirs = Sam2ImageProcessor.from_pretrained(sam2_folder)
+    for image in (*PICTURES, picture(500, 333)):
+        ours = backend._pictures.stacked([image])[0]
+        expected = theirs(image, return_tensors="pt")["pixel_values"][0]
+        grey = torch.tensor(theirs.image_std).reshape(3, 1, 1) * 255
+        # One grey level and a hair of rounding.
+        assert ((ours - expected).abs() * grey).max() <= 1.01
+
+
+def test_the_video_checkpoints_of_the_hub_are_loaded(tmp_path, sam2_folder):
+    folder = save_sam2(tmp_path / "video", video=True)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "sam2_video"
+    backend = Sam2(model=str(folder))
+    backend.open(Device())
+    ((mask,),) = backend.segment(PICTURES[:1], [BOXES[0][:1]])
+    assert mask.shape == PICTURES[0].shape[:2]
+    assert 0 < mask.mean() < 1
+
+
+def test_half_precision_is_for_the_encoder_alone(made):
+    full = made.segment(PICTURES, BOXES)
+    made.close()
+    made.open(Device(dtype="bfloat16"))
+    assert made._model.vision_encoder.dtype == torch.bfloat16
+    assert made._model.mask_decoder.iou_token.weight.dtype == torch.float32
+    assert made._model.prompt_encoder.no_mask_embed.weight.dtype == torch.float32
+    for own, half in zip(full, made.segment(PICTURES, BOXES), strict=True):
+        for one, other in zip(own, half, strict=True):
+            # Random weights put far more pixels near the edge than trained ones do.
+            assert share_flipped(one, other) < 0.1
+
+
+def test_a_box_beyond_the_picture_is_clipped(made):
+    boxes = [Box(-50, -9, 30, 40), Box(0, 0, 30, 40)]
+    ((beyond, inside),) = made.segment(PICTURES[:1], [boxes])
+    np.testing.assert_array_equal(beyond, inside)
+
+
+def test_opening_and_closing(sam_folder):
+    backend = Sam(model=str(sam_folder))
+    again = pickle.loads(pickle.dumps(backend))
+    assert again == backend
+    backend.close()
+    backend.open(Device())
+    backend.close()
+    backend.close()
+    with pytest.raises(ValueError, match="asks for cuda"):
+        backend.open(Device("cuda"))
+    backend.close()
+
+
+def test_checkpoints_that_will_not_do(tmp_path, sam_folder, sam2_folder):
+    with pytest.raises(CheckpointError, match="no model at"):
+        Sam(model=str(tmp_path / "none")).open(Device())
+    with pytest.raises(CheckpointError, match="type 'sam2'; sam is needed"):
+        Sam(model=str(sam2_folder)).open(Device())
+    with pytest.raises(CheckpointError, match="type 'sam'; sam2 or sam2_video is needed"):
+        Sam2(model=str(sam_folder)).open(Device())
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(sam_folder, broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["mask_decoder.iou_token.weight"]
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 of the weights .*iou_token") as caught:
+        Sam(model=str(broken)).open(Device())
+    assert "\n" not in str(caught.value)
+
+    whole = (sam_folder / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="holds no SamModel"):
+        Sam(model=str(broken)).open(Device())
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="holds no SamModel"):
+        Sam(model=str(broken)).open(Device())
+    (sam_copy := tmp_path / "copy").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(sam_folder / name, sam_copy)
+    with pytest.raises(CheckpointError, match="holds no SamImageProcessor"):
+        Sam(model=str(sam_copy)).open(Device())
+
+
+def test_settings():
+    for backend in (Sam, Sam2):
+        adapter = TypeAdapter(backend)
+        one = adapter.validate_python({"model": "a/b", "revision": "main", "max_boxes": 3})
+        assert isinstance(one, SegmenterBackend)
+        assert one.checkpoints() == (Checkpoint("a/b", "main"),)
+        for wrong in ({"modle": "a"}, {"max_batch": 0}, {"name": "other"}):
+            with pytest.raises(ValidationError):
+                adapter.validate_python(wrong)

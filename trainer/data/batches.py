@@ -1,0 +1,329 @@
+"""Pairs and views to model inputs: what is drawn, decoded, tokenised and packed. Knows no weights.
+
+Everything that a row draws (the crop, which of two images comes first) comes from the run's seed,
+the pair's id and the epoch. A batch is drawn once, and policy and reference read the same batch.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from schemas.ids import content_id, row_seed
+from trainer.data.packing import Packed, Reading, pack
+from trainer.data.rows import Row
+from trainer.errors import UsageError
+from trainer.families import ANCHORS, Family, Pixels, PromptTokens
+from trainer.families.family import image_inputs
+from trainer.losses.views import Answer, Images, View
+
+CROP_AREA = (0.01, 0.2)
+"""Share of the area that a crop keeps, drawn evenly (mDPO: modeling_bunny_phi.py:2358-2364)."""
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Width by height of a crop, its logarithm drawn evenly, as torchvision's RandomResizedCrop."""
+
+
+class CropBox(NamedTuple):
+    """Pixels [left, right) by [top, bottom) of the chosen image."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What was drawn for a row in an epoch."""
+
+    chosen_first: bool
+    """Whether the chosen image is the first of two."""
+    crop: CropBox | None
+    """What the crop keeps, where a view shows one."""
+
+    def key(self, view: View) -> str:
+        """The draw that this view depends on, as text; "" where it depends on none."""
+        if view.images is Images.BOTH:
+            return "chosen first" if self.chosen_first else "rejected first"
+        if view.images is Images.CROP and self.crop is not None:
+            return "crop " + ",".join(map(str, self.crop))
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What must be known of an image in a batch beside its tensors."""
+
+    count: int
+    """Its tiles or patches: entries of `pixel_values`."""
+    alone: bool
+    """As in `Pixels`."""
+
+
+@dataclass
+class Batch:
+    """Some rows in all their views."""
+
+    views: tuple[View, ...]
+    """Columns of the table; cell b * len(views) + v is row b in view v."""
+    pair_ids: tuple[str, ...]
+    """Which rows."""
+    digests: tuple[str, ...]
+    """Content id of each row's texts and images."""
+    draws: tuple[Draws, ...]
+    """What was drawn for each row."""
+    packed: list[Packed]
+    """Token rows."""
+    images: tuple[ImageFacts, ...]
+    """The distinct images of the batch, in the order of `pixels`."""
+    pixels: dict[str, Tensor]
+    """Tensors of all images, one after the other."""
+    device: torch.device | str = "cpu"
+    """Where its tables belong."""
+    features: dict[int, Any] = field(default_factory=dict, compare=False)
+    """Encoded images by model, kept by its first forward where they do not depend on what learns,
+    so that policy and reference of one set of weights encode them once."""
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its pixels on a device."""
+        moved = {key: x.to(device, non_blocking=True) for key, x in self.pixels.items()}
+        return replace(self, pixels=moved, device=device)
+
+    def pin_memory(self) -> Batch:
+        """The batch with its pixels where a GPU can fetch them while it computes."""
+        return replace(self, pixels={key: x.pin_memory() for key, x in self.pixels.items()})
+
+
+@dataclass(frozen=True)
+class BatchBuilder:
+    """Makes batches of the views that a loss reads. Travels to processes that prepare them."""
+
+    family: Family
+    """Of the model."""
+    views: frozenset[View]
+    """Cells to fill."""
+    seed: int
+    """The run's seed."""
+    share_prompts: bool = True
+    """Whether views that begin alike share a token row (`trainer.data.packing`); off for attention
+    kernels that know only causal masks, like FlashAttention."""
+
+    def __call__(self, rows: Sequence[Row], epoch: int) -> Batch:
+        """The rows in all views, as drawn for an epoch.
+
+        Raises UsageError naming a pair whose image cannot be decoded, whose texts hold image
+        placeholders, or that is longer than the model's context (`trainer.data.fits` leaves those
+        out).
+        """
+        views = tuple(sorted(self.views, key=lambda view: view.key))
+        pixels: list[Pixels] = []
+        packed: list[Packed] = []
+        draws = []
+        for number, row in enumerate(rows):
+            try:
+                drawn, shown = self._pictures(row, epoch)
+                draws.append(drawn)
+                prompts = self._prompts(row, drawn, shown, pixels)
+                readings = self._readings(row, prompts, views, number * len(views))
+            except ValueError as error:
+                raise UsageError(f"pair {row.pair_id} cannot be used: {error}") from error
+            packed += pack(readings, share=self.share_prompts)
+        return Batch(
+            views=views,
+            pair_ids=tuple(row.pair_id for row in rows),
+            digests=tuple(row_digest(row) for row in rows),
+            draws=tuple(draws),
+            packed=packed,
+            images=tuple(ImageFacts(len(p.tensors["pixel_values"]), p.alone) for p in pixels),
+            pixels=image_inputs(pixels),
+        )
+
+    def lengths(self, row: Row, num_tokens: Sequence[int], num_tokens_of_two: int) -> list[int]:
+        """Tokens of every view's prompt and answer, whatever is drawn.
+
+        `num_tokens` are those of the chosen and the rejected image alone in a prompt;
+        `num_tokens_of_two` those of both together. ValueError for a text with placeholders.
+        """
+        found = []
+        for prompt_of, answers in _by_prompt(self.views).items():
+            images, _ = prompt_of
+            match images:
+                case Images.NONE:
+                    tokens = []
+                case Images.BOTH:
+                    # One number stands for both: only their sum counts here.
+                    tokens = [num_tokens_of_two, 0]
+                case Images.REJECTED:
+                    tokens = [num_tokens[1]]
+                case Images.CHOSEN | Images.CROP:
+                    tokens = [num_tokens[0]]
+            text = _question(row, prompt_of, chosen_first=True)
+            length = len(self.family.prompt(text, tokens).ids)
+            found += [length + len(self.family.answer(_text(row, a)).ids) for a in answers]
+        return found
+
+    def _pictures(self, row: Row, epoch: int) -> tuple[Draws, dict[Images, PIL.Image.Image]]:
+        """What is drawn for the row, and the images that the views show."""
+        roles = {role for view in self.views for role in _shown(view)}
+        shown: dict[Images, PIL.Image.Image] = {}
+        if roles & {Images.CHOSEN, Images.CROP}:
+            shown[Images.CHOSEN] = decode(row.chosen_image.bytes)
+        if Images.REJECTED in roles:
+            shown[Images.REJECTED] = decode(row.rejected_image.bytes)
+        crop = None
+        if Images.CROP in roles:
+            whole = shown[Images.CHOSEN]
+            crop = draw_crop(row_seed(self.seed, row.pair_id, "crop", epoch), whole.size)
+            # Cut first: `resize(box=)` would let pixels around the box in at its edges.
+            shown[Images.CROP] = whole.crop(crop).resize(whole.size, PIL.Image.Resampling.BICUBIC)
+        first = row_seed(self.seed, row.pair_id, "order", epoch) % 2 == 0
+        return Draws(first, crop), shown
+
+    def _prompts(
+        self,
+        row: Row,
+        draws: Draws,
+        shown: dict[Images, PIL.Image.Image],
+        pixels: list[Pixels],
+    ) -> dict[_PromptOf, PromptTokens]:
+        """The prompts of the row's views; their images are appended to `pixels`, each once."""
+        numbers: dict[tuple[tuple[Images, ...], Images], int] = {}
+        found = {}
+        for prompt_of in _by_prompt(self.views):
+            roles = _roles(prompt_of[0], draws)
+            # Where an image's pixels depend on its company, it is another input in each.
+            company = roles if self.family.kind.tiles_alone and len(roles) > 1 else ()
+            missing = [role for role in roles if (company, role) not in numbers]
+            for role, made in zip(
+                missing, self.family.pixels([shown[role] for role in missing]), strict=True
+            ):
+                numbers[company, role] = len(pixels)
+                pixels.append(made)
+            here = np.array([numbers[company, role] for role in roles] or [-1])
+            text = _question(row, prompt_of, chosen_first=draws.chosen_first)
+            prompt = self.family.prompt(text, [pixels[n].num_tokens for n in here if n >= 0])
+            placed = np.where(prompt.image >= 0, here[prompt.image], -1)
+            found[prompt_of] = PromptTokens(prompt.ids, placed)
+        return found
+
+    def _readings(
+        self,
+        row: Row,
+        prompts: dict[_PromptOf, PromptTokens],
+        views: tuple[View, ...],
+        first_cell: int,
+    ) -> list[Reading]:
+        found = []
+        for prompt_of, answers in _by_prompt(self.views).items():
+            prompt = prompts[prompt_of]
+            for answer, of_answer in answers.items():
+                spans = _spans(row, answer) if any(v.masked for v in of_answer) else ()
+                tokens = self.family.answer(_text(row, answer), spans)
+                length = len(prompt.ids) + len(tokens.ids)
+                if length > self.family.context:
+                    raise ValueError(
+                        f"{length} tokens, and the model was made for {self.family.context}; "
+                        "set max_tokens, which leaves such rows out"
+                    )
+                cells = tuple(
+                    (first_cell + views.index(view), _factors(view, tokens.marked))
+                    for view in of_answer
+                )
+                found.append(Reading(prompt, tokens.ids, cells))
+        return found
+
+
+_PromptOf = tuple[Images, Images | None]
+"""What a prompt depends on: the images shown, and which of two is named."""
+
+
+def row_digest(row: Row) -> str:
+    """Content id of all that a row's cells depend on."""
+    spans = [str(x) for s in (row.chosen_spans, row.counterfactual_spans) for x in (*s, "/")]
+    texts = [repr(x) for x in (row.prompt, row.chosen, row.rejected, row.counterfactual)]
+    return content_id(*texts, *spans, row.chosen_image.bytes, row.rejected_image.bytes)
+
+
+def decode(data: bytes) -> PIL.Image.Image:
+    """An image's pixels as RGB; ValueError for one that is damaged."""
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        name = type(error).__name__
+        raise ValueError(f"its image of {len(data)} bytes cannot be decoded ({name})") from error
+
+
+def draw_crop(seed: int, size: tuple[int, int]) -> CropBox:
+    """A box that keeps 1 to 20 % of an image of (width, height), anywhere in it."""
+    width, height = size
+    random = np.random.Generator(np.random.PCG64(seed))
+    area = random.uniform(*CROP_AREA) * width * height
+    ratio = math.exp(random.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+    wide = min(width, max(1, round(math.sqrt(area * ratio))))
+    tall = min(height, max(1, round(math.sqrt(area / ratio))))
+    left = int(random.integers(width - wide + 1))
+    top = int(random.integers(height - tall + 1))
+    return CropBox(left, top, left + wide, top + tall)
+
+
+def _by_prompt(views: frozenset[View]) -> dict[_PromptOf, dict[Answer, list[View]]]:
+    """The views by prompt and then by answer, in an order that never changes."""
+    found: dict[_PromptOf, dict[Answer, list[View]]] = {}
+    for view in sorted(views, key=lambda view: view.key):
+        of_prompt = found.setdefault((view.images, view.anchor), {})
+        of_prompt.setdefault(view.answer, []).append(view)
+    return found
+
+
+def _shown(view: View) -> tuple[Images, ...]:
+    """Roles of the images that a view shows, in any order."""
+    if view.images is Images.BOTH:
+        return (Images.CHOSEN, Images.REJECTED)
+    return () if view.images is Images.NONE else (view.images,)
+
+
+def _roles(images: Images, draws: Draws) -> tuple[Images, ...]:
+    """Roles of the images of a prompt in the order drawn."""
+    if images is not Images.BOTH:
+        return () if images is Images.NONE else (images,)
+    both = (Images.CHOSEN, Images.REJECTED)
+    return both if draws.chosen_first else both[::-1]
+
+
+def _question(row: Row, prompt_of: _PromptOf, *, chosen_first: bool) -> str:
+    """The user's text: the prompt, and of two images which one is meant."""
+    _, anchor = prompt_of
+    if anchor is None:
+        return row.prompt
+    return f"{row.prompt} {ANCHORS[(anchor is Images.CHOSEN) is not chosen_first]}"
+
+
+def _text(row: Row, answer: Answer) -> str:
+    text: str | None = getattr(row, str(answer))
+    if text is None:
+        raise ValueError(f"it has no {answer} answer; leave such rows out with Rows.usable")
+    return text
+
+
+def _spans(row: Row, answer: Answer) -> Sequence[Any]:
+    return row.chosen_spans if answer is Answer.CHOSEN else row.counterfactual_spans
+
+
+def _factors(view: View, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What each token's log-prob counts for in the view."""
+    counted = marked if view.masked else np.ones(len(marked), bool)
+    share = max(1, int(counted.sum())) if view.average else 1
+    return np.asarray(counted / share, np.float32)

@@ -1,0 +1,1 @@
+"""The model that is trained, its reference, and the log-probs of both."""

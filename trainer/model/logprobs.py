@@ -1,0 +1,265 @@
+"""Log-probs of a batch by view: one forward over all views, with the head at answers alone.
+
+The vocabulary's logits are never there whole: the head runs over a few hundred positions at a time
+and, where gradients are wanted, again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.checkpoint import checkpoint
+
+from trainer.data.batches import Batch
+from trainer.data.packing import Packed
+from trainer.families.encoder import (
+    IMAGES_AT_ONCE,
+    Encoded,
+    calls,
+    encode,
+    encoder_learns,
+    rotary_positions,
+)
+from trainer.losses.views import View
+
+PASS_TOKENS = 16384
+"""Tokens, padding included, of one pass of the language model."""
+LOGITS_BYTES = 2**26
+"""float32 logits that are there at once: some 110 positions of a vocabulary of 152,000."""
+
+
+class ViewLogProbs(nn.Module):
+    """A model as a table of log-probs: `module(batch)` gives [B] float32 for every view.
+
+    It is what gets wrapped for several processes. All views of all rows go through it together, in
+    as few passes as `PASS_TOKENS` allows, rows of like length in one pass.
+    """
+
+    def __init__(self, learner: Any, *, pass_tokens: int = PASS_TOKENS) -> None:
+        """`learner` is a model of a known family, or peft's wrapping of one."""
+        super().__init__()
+        self.learner: Any = learner
+        self.pass_tokens = pass_tokens
+
+    def forward(self, batch: Batch) -> dict[View, Tensor]:
+        """The table of a batch on the model's device."""
+        base = _base(self.learner)
+        inner, head = base.model, base.get_output_embeddings()
+        passes = _passes(batch.packed, self.pass_tokens)
+        groups = _image_calls(inner, batch)
+        num_groups, num_passes = self._agree(len(groups), len(passes))
+        features = _encode(inner, batch, _refilled(groups, num_groups))
+        positions = _positions(inner, batch)
+        device = head.weight.device
+        table = torch.zeros(len(batch) * len(batch.views), device=device)
+        for number, chosen in enumerate(_refilled(passes, num_passes)):
+            inputs = _inputs(inner, chosen, positions, device)
+            states = inner(
+                **inputs,
+                mm_encoder_outputs=features.of([i for p in chosen for i in p.images]),
+                use_cache=False,
+            ).last_hidden_state
+            filler = number >= len(passes)
+            table = table + _cells(head, states, chosen, len(table)) * (0.0 if filler else 1.0)
+        columns = table.view(len(batch), len(batch.views)).unbind(1)
+        return dict(zip(batch.views, columns, strict=True))
+
+    def _agree(self, *numbers: int) -> tuple[int, ...]:
+        """The largest of each number over all processes, where weights are split over them.
+
+        There every pass gathers weights, so all must do equally many or wait for ever.
+        """
+        if not isinstance(self, FSDPModule) or dist.get_world_size() == 1:
+            return numbers
+        most = torch.tensor(numbers, device=next(self.parameters()).device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return tuple(most.tolist())
+
+
+def shares_prompts(learner: Any) -> bool:
+    """Whether the model's attention takes the masks of token trees (`trainer.data.packing`).
+
+    FlashAttention takes none but causal ones, and a sliding window would be lost in them.
+    """
+    config = _base(learner).model.language_model.config
+    layers = getattr(config, "layer_types", None) or []
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in layers if layers else window is not None
+    return config._attn_implementation in ("sdpa", "eager") and not slides  # noqa: SLF001
+
+
+def token_log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
+    """Log-probs [N], float32, of targets [N] given the hidden states [N, H] before them."""
+    at_once = max(1, LOGITS_BYTES // (4 * int(head.weight.shape[0])))
+    found = []
+    for some, wanted in zip(
+        torch.split(states, at_once), torch.split(targets, at_once), strict=True
+    ):
+        if torch.is_grad_enabled():
+            part = checkpoint(
+                _log_probs, head, some, wanted, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            part = _log_probs(head, some, wanted)
+        found.append(part)
+    return torch.cat(found)
+
+
+def _base(learner: Any) -> Any:
+    """The model itself, where peft has wrapped it."""
+    return learner.get_base_model() if hasattr(learner, "peft_config") else learner
+
+
+def _log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
+    logits = head(states).float()
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    return torch.as_tensor(chosen - logits.logsumexp(1))
+
+
+def _cells(head: Any, states: Tensor, packed: Sequence[Packed], num_cells: int) -> Tensor:
+    """What a pass adds to the cells of the table."""
+    device = states.device
+    width = states.shape[1]
+    reads = [p.reads + row * width for row, p in enumerate(packed)]
+    before = np.cumsum([0, *(len(p.reads) for p in packed)])
+    terms = [p.terms + first for p, first in zip(packed, before, strict=False)]
+    found = token_log_probs(
+        head,
+        states.flatten(0, 1)[_tensor(reads, device)],
+        _tensor([p.targets for p in packed], device),
+    )
+    weights = _tensor([p.weights for p in packed], device)
+    values = found[_tensor(terms, device)] * weights
+    cells = _tensor([p.cells for p in packed], device)
+    return torch.zeros(num_cells, device=device).index_add(0, cells, values)
+
+
+def _passes(packed: Sequence[Packed], most_tokens: int) -> list[list[Packed]]:
+    """Token rows by pass, longest first; a pass is never mostly padding."""
+    found: list[list[Packed]] = []
+    for row in sorted(packed, key=lambda p: len(p.ids), reverse=True):
+        width = len(found[-1][0].ids) if found else 0
+        fits = width * (len(found[-1]) + 1) <= most_tokens if found else False
+        if fits and 2 * len(row.ids) > width:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def _refilled(parts: list[Any], number: int) -> list[Any]:
+    """The parts and, up to the number that all processes agreed on, the last one again."""
+    return parts + parts[-1:] * (number - len(parts))
+
+
+def _image_calls(inner: Any, batch: Batch) -> list[list[int]]:
+    """Images by call of the tower; none where this model has encoded the batch before."""
+    if id(inner) in batch.features:
+        return []
+    at_once = max(1, len(batch.images)) if encoder_learns(inner) else IMAGES_AT_ONCE
+    return calls([image.alone for image in batch.images], at_once=at_once)
+
+
+def _encode(inner: Any, batch: Batch, groups: Sequence[Sequence[int]]) -> Encoded:
+    """The batch's images; kept with the batch where they do not depend on what learns."""
+    found: Encoded | None = batch.features.get(id(inner))
+    if found is None:
+        counts = [image.count for image in batch.images]
+        alone = [image.alone for image in batch.images]
+        found = encode(inner, batch.pixels, counts, alone, groups)
+        if not encoder_learns(inner):
+            batch.features[id(inner)] = found
+    return found
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Rotary positions by prompt, for models that count in time, height and width."""
+
+    of: dict[int, Tensor]
+    """By the prompt's identity, [3, P]; empty for other models."""
+
+    def put(self, packed: Packed, into: Tensor) -> None:
+        """Write the positions of a row's tokens into [3 or 1, T]."""
+        if not self.of:
+            into[0, : len(packed.depth)] = torch.from_numpy(packed.depth)
+            return
+        for prompt, way in packed.ways:
+            own = self.of[id(prompt)]
+            # What follows a prompt counts on by one in all three.
+            after = torch.arange(len(way) - len(prompt.ids)) + own.max() + 1
+            into[:, way] = torch.cat([own, after.expand(3, -1)], 1)
+
+
+def _positions(inner: Any, batch: Batch) -> _Positions:
+    found: dict[int, Tensor] = {}
+    grids = batch.pixels.get("image_grid_thw")
+    grids = None if grids is None else grids.cpu()
+    for packed in batch.packed:
+        for prompt, _ in packed.ways:
+            if id(prompt) in found:
+                continue
+            images = prompt.image[prompt.image >= 0]
+            here = list(dict.fromkeys(images.tolist()))
+            own = rotary_positions(inner, prompt, grids[here] if grids is not None else None)
+            if own is None:
+                return _Positions({})
+            found[id(prompt)] = own
+    return _Positions(found)
+
+
+def _inputs(
+    inner: Any, packed: Sequence[Packed], positions: _Positions, device: torch.device
+) -> dict[str, Tensor]:
+    """Padded ids, positions and attention mask of a pass; padding is on the right."""
+    lengths = [len(p.ids) for p in packed]
+    width = max(lengths)
+    # What is padding follows from the lengths, not from the ids: some pad with a real token.
+    ids = torch.zeros(len(packed), width, dtype=torch.int64)
+    places = torch.zeros(3 if positions.of else 1, len(packed), width, dtype=torch.int64)
+    for row, p in enumerate(packed):
+        ids[row, : len(p.ids)] = torch.from_numpy(p.ids)
+        positions.put(p, places[:, row])
+    here = torch.arange(width) < torch.tensor(lengths)[:, None]
+    if any(p.branches for p in packed):
+        mask = _tree_mask(packed, width, device)
+        if inner.language_model.config._attn_implementation == "eager":  # noqa: SLF001
+            dtype = inner.get_input_embeddings().weight.dtype
+            mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(
+                ~mask, torch.finfo(dtype).min
+            )
+    else:
+        mask = here.to(device)
+    return {
+        "input_ids": ids.to(device),
+        "position_ids": places.to(device) if len(places) == 3 else places[0].to(device),
+        "attention_mask": mask,
+    }
+
+
+def _tree_mask(packed: Sequence[Packed], width: int, device: torch.device) -> Tensor:
+    """Which token attends to which, [rows, 1, width, width].
+
+    Padding sees only itself: a token that sees nothing would be NaN.
+    """
+    most = max(len(p.sees) for p in packed) + 1
+    segment = torch.full((len(packed), width), most - 1)
+    sees = torch.eye(most, dtype=torch.bool).repeat(len(packed), 1, 1)
+    for row, p in enumerate(packed):
+        segment[row, : len(p.ids)] = torch.from_numpy(p.segment)
+        sees[row, : len(p.sees), : len(p.sees)] = torch.from_numpy(p.sees)
+    segment, sees = segment.to(device), sees.to(device)
+    rows = torch.arange(len(packed), device=device)[:, None, None]
+    mask = sees[rows, segment[:, :, None], segment[:, None, :]]
+    return mask.tril()[:, None]
+
+
+def _tensor(parts: Sequence[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts)).to(device)

@@ -1,0 +1,107 @@
+"""A model that learns: loaded, told what learns, and put where a checkpoint left it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.errors import UsageError
+from trainer.model.logprobs import ViewLogProbs
+from trainer.model.precision import DTYPES
+from trainer.model.processes import Processes, wrap
+from trainer.model.trainable import learning, make_learn, parameter_groups
+from trainer.model.weights import WEIGHTS, load_adapter, load_optimizer
+from trainer.settings import Full, Settings
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a run trains."""
+
+    model: Any
+    """The model, wrapped by peft where adapters learn; its names are those in checkpoints."""
+    module: nn.Module
+    """Batch -> log-probs by view, wrapped for the exchange of gradients."""
+    optimizer: torch.optim.Optimizer
+    """Over what learns."""
+    counts: str
+    """What learns, in words."""
+
+
+def load_model(model: str, revision: str | None, *, weights: str, attention: str) -> Any:
+    """A vision-language model on the CPU; UsageError where it cannot be loaded."""
+    from transformers import AutoModelForImageTextToText  # noqa: PLC0415  6 s
+
+    try:
+        return AutoModelForImageTextToText.from_pretrained(
+            model, revision=revision, dtype=DTYPES[weights], attn_implementation=attention
+        )
+    except (OSError, ImportError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise UsageError(f"{model} cannot be loaded: {message:.300}") from error
+
+
+def make_learner(
+    model: str,
+    revision: str | None,
+    settings: Settings,
+    processes: Processes,
+    checkpoint: Path | None,
+) -> Learner:
+    """The learner of a run, at its beginning or where a checkpoint left it."""
+    whole = isinstance(settings.tune, Full)
+    source, at = (model, revision)
+    if checkpoint is not None and whole:
+        source, at = str(checkpoint / WEIGHTS), None
+    loaded = load_model(source, at, weights=settings.weights, attention=settings.machine.attention)
+    if settings.machine.gradient_checkpointing:
+        loaded.gradient_checkpointing_enable({"use_reentrant": False})
+    layers = loaded._no_split_modules  # noqa: SLF001  as accelerate and FSDP's users read it
+    learner = make_learn(loaded, settings.tune, settings.seed)
+    if not whole:
+        for config in learner.peft_config.values():
+            # peft notes the model's name by itself, but not which commit of it.
+            config.revision = revision
+        if checkpoint is not None:
+            load_adapter(checkpoint, learner)
+    # For gradient checkpointing, which transformers does in training alone; dropouts are 0.
+    learner.train()
+    counts = str(learning(learner))
+    module = wrap(
+        ViewLogProbs(learner),
+        processes,
+        shard=settings.machine.shard,
+        layers=layers,
+        compute=DTYPES[settings.compute],
+        may_be_unused=whole,
+    )
+    given = settings.optimizer
+    optimizer = torch.optim.AdamW(
+        parameter_groups(learner, given.weight_decay),
+        lr=given.learning_rate,
+        betas=(given.beta1, given.beta2),
+        eps=given.epsilon,
+    )
+    if checkpoint is not None:
+        load_optimizer(checkpoint, learner, optimizer)
+    return Learner(learner, module, optimizer, counts)
+
+
+def frozen_module(model: Any, settings: Settings, processes: Processes) -> nn.Module:
+    """Batch -> log-probs of a second model that never learns; split as the learner is."""
+    layers = model._no_split_modules  # noqa: SLF001  as above
+    module = ViewLogProbs(model.requires_grad_(requires_grad=False).eval())
+    if not settings.machine.shard:
+        return module.to(processes.device)
+    return wrap(
+        module,
+        processes,
+        shard=True,
+        layers=layers,
+        compute=DTYPES[settings.compute],
+        may_be_unused=False,
+    )

@@ -1,0 +1,1 @@
+"""A training run: loop, checkpoints, metrics, its folder, Ray Train, merging."""

@@ -1,0 +1,161 @@
+"""One optimizer step: micro-batches, loss, gradient, update. Knows no files and no model family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from schemas.ids import row_seed
+from trainer.data.order import MicroBatch, Order
+from trainer.errors import NonFiniteLossError
+from trainer.losses import LogProbs, PreferenceLoss
+from trainer.model.precision import precision
+from trainer.model.processes import Processes, total_norm, without_exchange
+from trainer.run.schedule import learning_rate
+from trainer.run.stop import Wish, Wished, nothing
+from trainer.settings import Settings
+
+NAMED_ROWS = 16
+"""A message names at most so many rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step came to, equal on all processes."""
+
+    sums: dict[str, float]
+    """The loss and its metrics, summed over the step's rows."""
+    rows: int
+    """Rows of the step, over all processes."""
+    norm: float
+    """The gradient's norm before it was scaled down."""
+    rate: float
+    """The learning rate."""
+    wish: Wish
+    """The strongest wish that any process heard."""
+
+
+@dataclass
+class Loop:
+    """All that a step needs."""
+
+    settings: Settings
+    """The run's settings."""
+    processes: Processes
+    """Who else takes part."""
+    order: Order
+    """Which rows a step shows."""
+    num_steps: int
+    """Steps of the whole run."""
+    ids: Sequence[str]
+    """Pair ids by row number, for messages."""
+    module: nn.Module
+    """Log-probs of a batch, wrapped for the exchange of gradients: batch -> LogProbs."""
+    reference: Callable[[Any], LogProbs]
+    """The reference's log-probs of a batch, without gradient."""
+    optimizer: torch.optim.Optimizer
+    """Over what learns."""
+    wished: Wished = nothing
+    """What this process was asked to do after the step."""
+
+    @property
+    def loss(self) -> PreferenceLoss:
+        """What is minimised."""
+        return self.settings.loss
+
+    def step(self, step: int, batches: Iterable[tuple[MicroBatch, Any]]) -> StepResult:
+        """Do the step of this number (from 0) over its micro-batches.
+
+        Raises NonFiniteLossError on all processes, before the weights are touched.
+        """
+        rate = learning_rate(self.settings.optimizer, step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        _, rows = self.order.rows_of(step)
+        # Gradients are averaged over processes; their sum is what one process would have.
+        weight = self.processes.world / len(rows)
+        sums: dict[str, Tensor] = {}
+        done: list[tuple[MicroBatch, Tensor]] = []
+        for micro, batch in batches:
+            with nullcontext() if micro.last else without_exchange(self.module):
+                per_row, metrics = self._forward(micro, batch)
+                torch.autograd.backward(per_row.sum() * (weight if micro.counted else 0.0))
+            done.append((micro, per_row.detach()))
+            for name, values in {"loss": per_row.detach(), **metrics}.items():
+                # Kept on the device: reading a number would wait for the device every time.
+                total = values.double().sum() if micro.counted else values.new_zeros(())
+                sums[name] = sums[name] + total if name in sums else total
+        bad = self._not_finite(done)
+        wish = self.wished()
+        *totals, num_bad, num_save, num_stop = self.processes.sum(
+            [
+                *(float(x) for x in sums.values()),
+                float(len(bad)),
+                float(wish is Wish.SAVE),
+                float(wish is Wish.STOP),
+            ]
+        )
+        if num_bad:
+            self._refuse(step, bad, "the loss")
+        norm = self._update(step, rows.tolist())
+        wish = Wish.STOP if num_stop else Wish.SAVE if num_save else Wish.GO_ON
+        return StepResult(dict(zip(sums, totals, strict=True)), len(rows), norm, rate, wish)
+
+    def _not_finite(self, done: Sequence[tuple[MicroBatch, Tensor]]) -> list[str]:
+        """Pair ids of the rows of this process whose loss is NaN or infinite."""
+        bad = []
+        for micro, per_row in done:
+            finite = torch.isfinite(per_row).tolist() if micro.counted else ()
+            bad += [self.ids[r] for r, ok in zip(micro.rows, finite, strict=False) if not ok]
+        return bad
+
+    def _forward(self, micro: MicroBatch, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        # Dropout draws from the global generators; a seed by position makes a resumed run draw
+        # the same, and leaves no generator's state to save.
+        torch.manual_seed(
+            row_seed(
+                self.settings.seed,
+                f"step {micro.step} of {self.order.rank}",
+                "dropout",
+                micro.index,
+            )
+        )
+        batch = batch.to(self.processes.device)
+        with precision(self.settings.compute, self.processes.device):
+            # In this order: FSDP notes at its first forward what learns, and peft freezes adapters
+            # while they are off.
+            policy = self.module(batch)
+            reference = self.reference(batch) if self.loss.reference_views else {}
+        output = self.loss(policy, reference)
+        return output.per_row, output.metrics
+
+    def _update(self, step: int, rows: Sequence[int]) -> float:
+        """Scale the gradient down if it is too long, and step; returns its norm before."""
+        learning = [p for p in self.module.parameters() if p.grad is not None]
+        norm = total_norm(learning)
+        length = float(norm)
+        if not math.isfinite(length):
+            shares = [self.ids[r] for r in rows[self.order.rank :: self.order.world]]
+            self._refuse(step, shares, "the gradient")
+        if self.settings.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(learning, self.settings.optimizer.clip_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return length
+
+    def _refuse(self, step: int, bad: Sequence[str], what: str) -> NoReturn:
+        """Raise on all processes, which all come here, naming the rows of all."""
+        everywhere = self.processes.gather(list(bad))
+        named = ", ".join(everywhere[:NAMED_ROWS])
+        more = f" and {len(everywhere) - NAMED_ROWS} more" if len(everywhere) > NAMED_ROWS else ""
+        raise NonFiniteLossError(
+            f"{what} of step {step + 1} is not finite; rows: {named}{more}. The step was not made; "
+            "look at these rows (`python -m pipeline show RUN PAIR_ID`), or lower "
+            "optimizer.learning_rate"
+        )

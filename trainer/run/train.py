@@ -1,0 +1,224 @@
+"""A run from its request to its result: rows, model, steps, checkpoints. Resumes by itself."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.data.batches import Batch
+from trainer.data.dataset import numerics, open_material
+from trainer.data.loader import steps
+from trainer.data.order import Order
+from trainer.errors import UsageError
+from trainer.losses import LogProbs
+from trainer.model.logprobs import shares_prompts
+from trainer.model.policy import Learner, frozen_module, load_model, make_learner
+from trainer.model.processes import Processes
+from trainer.model.reference import Fingerprint, Forward, SideCar, adapters_off, frozen
+from trainer.run.checkpoints import Checkpoints, Position, read_position
+from trainer.run.loop import Loop
+from trainer.run.recorder import Monitor, Record
+from trainer.run.run_folder import CARD, RunFolder, versions
+from trainer.run.stop import Wished, nothing
+from trainer.settings import Lora, Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    shards: tuple[str, ...]
+    """Run folders of the pipeline: paths or URLs."""
+    model: str
+    """Hub id or folder of the model to start from."""
+    settings: Settings
+    """How to train it."""
+    out: Path
+    """Folder of the run, on a file system that all processes mount."""
+    revision: str | None = None
+    """Commit of the hub's model."""
+    reference: Path | None = None
+    """Side-car file with the reference's log-probs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    step: int
+    """Steps done, by this attempt and earlier ones."""
+    num_steps: int
+    """Steps of the run."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the result is there; otherwise the same request goes on."""
+        return self.step == self.num_steps
+
+
+def train(request: Request, monitor: Monitor, wished: Wished = nothing) -> Outcome:
+    """Train, or go on with an interrupted run; every process calls it.
+
+    Raises UsageError for what the user can mend, NonFiniteLossError, CheckpointError.
+    """
+    processes = Processes.start(request.settings.machine.device)
+    folder = RunFolder(request.out)
+    if processes.first:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.locked() if processes.first else nullcontext():
+        processes.wait()
+        attempt = _Attempt(request, folder, processes, monitor)
+        if folder.final.exists():
+            log.info("%s is complete; nothing to do", folder.path)
+            return Outcome(attempt.num_steps, attempt.num_steps)
+        return attempt.run(wished)
+
+
+@dataclass
+class _Attempt:
+    """One attempt at a run, on one of its processes."""
+
+    request: Request
+    folder: RunFolder
+    processes: Processes
+    monitor: Monitor
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.material = open_material(
+            request.shards, request.model, request.revision, request.settings
+        )
+        self.rows = self.material.rows
+        self.num_steps = self.material.num_steps
+        if self.processes.first:
+            self.folder.claim(self._card())
+        self.processes.wait()
+
+    def run(self, wished: Wished) -> Outcome:
+        """From the newest checkpoint to the end, or to a wish to stop."""
+        settings = self.request.settings
+        checkpoints = Checkpoints(self.folder.path / "checkpoints")
+        if self.processes.first:
+            checkpoints.clear_remains()
+        newest = checkpoints.newest()
+        position = self._position(newest)
+        learner = make_learner(
+            self.request.model, self.request.revision, settings, self.processes, newest
+        )
+        if self.processes.first:
+            log.info("%s", learner.counts)
+        loop = self._loop(learner, wished)
+        build = replace(self.material.builder, share_prompts=shares_prompts(learner.model))
+        flow = steps(
+            self.rows,
+            build,
+            loop.order,
+            start=position.step,
+            stop=self.num_steps,
+            workers=settings.machine.loader_workers,
+            pin=self.processes.device.type == "cuda",
+        )
+        record = Record(
+            self.folder,
+            settings.keep,
+            self.processes,
+            learner,
+            (self.request.model, self.request.revision),
+            position,
+            self.monitor,
+        )
+        with record:
+            for step, batches in flow:
+                epoch = (step + 1) / self.material.steps_per_epoch
+                if record.step(step + 1, epoch, loop.step(step, batches)):
+                    return Outcome(step + 1, self.num_steps)
+        record.finish()
+        return Outcome(self.num_steps, self.num_steps)
+
+    def _card(self) -> dict[str, Any]:
+        settings = self.request.settings
+        return {
+            "settings": settings.model_dump(mode="json"),
+            "model": self.request.model,
+            "revision": self.request.revision,
+            "shards": list(self.request.shards),
+            "rows": self.rows.digest,
+            "num_rows": len(self.rows),
+            "num_steps": self.num_steps,
+            "versions": versions(),
+        }
+
+    def _position(self, newest: Path | None) -> Position:
+        """Where a checkpoint is, or the beginning."""
+        here = Position(
+            step=0,
+            num_steps=self.num_steps,
+            num_rows=len(self.rows),
+            settings=self.request.settings.digest,
+            rows=self.rows.digest,
+            sums={},
+        )
+        if newest is None:
+            return here
+        there = read_position(newest)
+        if replace(there, step=0, sums={}) != here:
+            raise UsageError(
+                f"{newest} is of another run than {self.folder.path / CARD} says; "
+                "remove the checkpoint, or choose another --output"
+            )
+        return there
+
+    def _loop(self, learner: Learner, wished: Wished) -> Loop:
+        settings, processes = self.request.settings, self.processes
+        order = Order(
+            num_rows=len(self.rows),
+            batch_size=settings.batch_size,
+            micro_batch=settings.machine.micro_batch,
+            seed=settings.seed,
+            rank=processes.rank,
+            world=processes.world,
+        )
+        return Loop(
+            settings=settings,
+            processes=processes,
+            order=order,
+            num_steps=self.num_steps,
+            ids=self.rows.pair_ids,
+            module=learner.module,
+            reference=self._reference(learner),
+            optimizer=learner.optimizer,
+            wished=wished,
+        )
+
+    def _reference(self, learner: Learner) -> Forward:
+        """A file if there is one, else the adapters off, else a second model."""
+        request, settings = self.request, self.request.settings
+        if not settings.loss.reference_views:
+            return _none
+        if request.reference is not None:
+            return SideCar.open(
+                request.reference,
+                Fingerprint.of(self.material.builder.family, request.revision, numerics(settings)),
+                views=settings.loss.views,
+                pair_ids=self.rows.pair_ids,
+                seed=settings.seed,
+                epochs=self.material.epochs,
+            )
+        if isinstance(settings.tune, Lora):
+            return adapters_off(learner.module, learner.model)
+        model = load_model(
+            request.model,
+            request.revision,
+            weights=settings.weights,
+            attention=settings.machine.attention,
+        )
+        return frozen(frozen_module(model, settings, self.processes))
+
+
+def _none(batch: Batch) -> LogProbs:
+    raise AssertionError(f"a loss without reference asks for one of {batch.pair_ids}")
