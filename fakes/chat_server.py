@@ -222,7 +222,7 @@ def system_text(payload: dict[str, Any]) -> str:
 
 
 def images(payload: dict[str, Any]) -> list[bytes]:
-    """The pictures of all messages, in order."""
+    """The images of all messages, in order."""
     found = []
     for message in payload["messages"]:
         for part in message["content"] if isinstance(message["content"], list) else []:

@@ -41,7 +41,7 @@ from stages.pixels import encode_jpeg
 from trainer.families import ANCHORS, Family, load_family
 
 SIDE = 96
-"""Pixels of a scene and of the model's picture."""
+"""Pixels of a scene and of the model's image."""
 
 KINDS = ("color", "count", "side", "presence")
 """Kinds of question; `RECIPES` makes near misses for them in this order."""
@@ -68,7 +68,7 @@ class Asked:
     habitual: str
     """The answer of one who does not look."""
     scene: Scene
-    """Picture, question, true answer, and the habit's answer (or another wrong one)."""
+    """Image, question, true answer, and the habit's answer (or another wrong one)."""
 
 
 def asked(seed: int, index: int, habit: float, kind: str) -> Asked:
@@ -107,8 +107,8 @@ def asked(seed: int, index: int, habit: float, kind: str) -> Asked:
         )
         question = f"Is there a {second} {mate} beside the {shape}?"
         said = {
-            True: f"There is a {second} {mate} in the picture.",
-            False: f"There is no {second} {mate} in the picture.",
+            True: f"There is a {second} {mate} in the image.",
+            False: f"There is no {second} {mate} in the image.",
         }
         truth, habitual = there, True
     things = (Thing(hue, shape, side[0]),) * count
@@ -256,7 +256,7 @@ def teach_tower(tower: SiglipVisionModel, steps: int, seed: int, num_scenes: int
 
 
 def _crowd(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture of two to seven shapes, and shape and colour by cell, counted from 1: [9, 2]."""
+    """An image of two to seven shapes, and shape and colour by cell, counted from 1: [9, 2]."""
     rng = np.random.default_rng(row_seed(seed, f"crowd-{index}", "world"))
     things = tuple(
         Thing(str(rng.choice(list(COLORS))), str(rng.choice(SHAPES)))
@@ -297,17 +297,17 @@ class Lesson:
     """One row of the base model's training."""
 
     images: tuple[int, ...]
-    """Numbers of the scenes that are shown; () for a question about no picture."""
+    """Numbers of the scenes that are shown; () for a question about no image."""
     prompt: str
     """The question, with the sentence that names one of two images."""
     answer: str
-    """The answer; of one who does not look, where no picture is shown."""
+    """The answer; of one who does not look, where no image is shown."""
 
 
 def lessons(scenes: Sequence[Asked], seed: int) -> list[Lesson]:
-    """Every scene with its question; some also without a picture, some beside another one.
+    """Every scene with its question; some also without an image, some beside another one.
 
-    Without a picture the answer is the habit's. Beside another scene of the same question, a last
+    Without an image the answer is the habit's. Beside another scene of the same question, a last
     sentence tells which of the two is meant, as in the trainer's views of both images.
     """
     rng = np.random.default_rng(row_seed(seed, "lessons", "world"))

@@ -1,4 +1,4 @@
-"""A chat model for `mvc` and `retrieval` that knows what each picture shows, and lies at will."""
+"""A chat model for `mvc` and `retrieval` that knows what each image shows, and lies at will."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ SENTENCE = r'"(?:[^"\\]|\\.)*"'
 
 
 def shade(image: bytes) -> bytes:
-    """What a picture is known by, whatever codec it went through: its pixels, very coarse."""
+    """What an image is known by, whatever codec it went through: its pixels, very coarse."""
     picture = PIL.Image.open(io.BytesIO(image)).convert("RGB").resize((12, 12))
     return (np.asarray(picture).astype(int) // 4).astype(np.uint8).tobytes()
 
 
 @dataclass(frozen=True)
 class Witness:
-    """Asks, rewrites, answers and judges by what is true of the picture."""
+    """Asks, rewrites, answers and judges by what is true of the image."""
 
     truth: Mapping[bytes, str]
-    """What a picture shows, by its `shade`."""
+    """What an image shows, by its `shade`."""
     lies: float = 0.0
     """Chance that a vote objects to what is right, and not to what is wrong; by its seed."""
     wrong_answers: float = 0.0
-    """Chance that the answer to a question is that of another picture; by picture."""
+    """Chance that the answer to a question is that of another image; by image."""
 
     def __call__(self, payload: dict[str, Any]) -> Say:
         system = system_text(payload)
         if "You write questions" in system:
-            return Say({"contrast": "colour", "question": "What can be seen in the picture?"})
+            return Say({"contrast": "colour", "question": "What can be seen in the image?"})
         if "You turn captions" in system:
             return Say({
                 "question": "What can be seen there?",
@@ -57,13 +57,13 @@ class Witness:
         return self._vote(payload)
 
     def shown(self, image: bytes) -> str:
-        """The text of the known picture that is most like this one."""
+        """The text of the known image that is most like this one."""
         mine = np.frombuffer(shade(image), np.uint8).astype(int)
         known = self.truth.items()
         return min(known, key=lambda kv: np.abs(np.frombuffer(kv[0], np.uint8) - mine).sum())[1]
 
     def answer(self, image: bytes) -> str:
-        """What it says of a picture."""
+        """What it says of an image."""
         shown = self.shown(image)
         if _chance(shown) >= self.wrong_answers:
             return shown
@@ -96,7 +96,7 @@ def _chance(text: str) -> float:
 
 
 def truth_of(pairs: list[dict[str, Any]]) -> dict[bytes, str]:
-    """What both pictures of each pair show."""
+    """What both images of each pair show."""
     truth = {shade(p["rejected_image"]["bytes"]): p["counterfactual"] for p in pairs}
     return truth | {shade(p["chosen_image"]["bytes"]): p["chosen"] for p in pairs}
 
@@ -104,20 +104,20 @@ def truth_of(pairs: list[dict[str, Any]]) -> dict[bytes, str]:
 def pair_rows(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Right pairs as rows of a table that somebody brings."""
     names = ("chosen_image", "rejected_image", "chosen", "counterfactual")
-    fixed = {"kind": "attribute", "prompt": "Describe the picture."}
+    fixed = {"kind": "attribute", "prompt": "Describe the image."}
     return [
         {"id": f"p{number}"} | {name: pair[name] for name in names} | fixed
         for number, pair in enumerate(pairs)
     ]
 
 
-def same_picture(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its picture on both sides."""
+def same_image(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its image on both sides."""
     return row | {"id": f"same-{row['id']}", "rejected_image": row["chosen_image"]}
 
 
 def wrong_caption(row: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
-    """The row with a caption that is true of neither picture."""
+    """The row with a caption that is true of neither image."""
     start, end = pair["counterfactual_spans"][0]
     text = row["counterfactual"]
     other = f"{text[:start]}transparent{text[end:]}"
@@ -130,7 +130,7 @@ def planted(pairs: list[dict[str, Any]], same: float, wrong: float) -> list[dict
     for row, pair in zip(pair_rows(pairs), pairs, strict=True):
         draw = np.random.default_rng(row_seed(0, row["id"], "planted")).random()
         if draw < same:
-            rows.append(same_picture(row))
+            rows.append(same_image(row))
         elif draw < same + wrong:
             rows.append(wrong_caption(row, pair))
         else:

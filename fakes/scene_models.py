@@ -1,6 +1,6 @@
 """Models that know the truth about synthetic scenes, and fail as often as they are told to.
 
-An editor and a painter of pictures, and a chat model for `fakes.chat_server`. What they paint they
+An editor and a painter of images, and a chat model for `fakes.chat_server`. What they paint they
 note in a `Register`, so that every pair of a run can be held against the truth.
 """
 
@@ -86,7 +86,7 @@ def _plan(*words: str) -> dict[str, Any]:
 
 
 def carried_out(instruction: str, facts: Facts, pick: float) -> Facts | None:
-    """What a picture shows after an edit; None if it shows nothing that the edit speaks of.
+    """What an image shows after an edit; None if it shows nothing that the edit speaks of.
 
     `pick` in [0, 1) chooses among several that fit, and a free place.
     """
@@ -135,7 +135,7 @@ class SceneEditor:
     wrong: float = 0.0
     """Another thing than the one asked for is changed."""
     drifts: float = 0.0
-    """The whole picture moves, or is painted on another background."""
+    """The whole image moves, or is painted on another background."""
     max_tokens: int = 200
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -196,7 +196,7 @@ class SceneEditor:
     def _repainted(
         self, image: Pixels, index: int, before: Facts, after: Facts, seed: int
     ) -> Pixels:
-        """The picture with what differs painted anew; all else to the pixel as it was."""
+        """The image with what differs painted anew; all else to the pixel as it was."""
         _, empty = plate(self.scene_seed, index, SIDE)
         canvas = image.copy()
         rng = np.random.default_rng(seed)
@@ -243,12 +243,12 @@ def _drifted(picture: Pixels, seed: int) -> Pixels:
 
 @dataclass
 class ScenePainter:
-    """Paints the sentence it is given; a share of its pictures shows the original's things."""
+    """Paints the sentence it is given; a share of its images shows the original's things."""
 
     folder: str
     name: Literal["scene_painter"] = "scene_painter"
     disobeys: float = 0.0
-    """Share of the pictures that show what the sentence does not say."""
+    """Share of the images that show what the sentence does not say."""
     max_tokens: int = 200
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -336,7 +336,7 @@ class SceneChat:
         for start, what in (
             ("You plan an edit", self._plan),
             ("You check a pair", self._check_pair),
-            ("You check whether", self._check_picture),
+            ("You check whether", self._check_image),
             ("You grade answers", self._grade),
             ("You write captions", self._describe),
         ):
@@ -377,13 +377,13 @@ class SceneChat:
                 "a_of_second": "no", "b_of_first": "no", "b_of_second": "yes"}  # fmt: skip
         return self._perhaps_a_lie(found, good, {**good, "change_made": "no"}, payload)
 
-    def _check_picture(self, payload: dict[str, Any]) -> Any:
+    def _check_image(self, payload: dict[str, Any]) -> Any:
         facts = self.register.facts(images(payload)[0])
         a, b = said(payload, "Answer A"), said(payload, "Answer B")
-        found = {"reason": "", "a_of_picture": _word(holds(a, facts)),
-                 "b_of_picture": _word(holds(b, facts))}  # fmt: skip
-        good = {"reason": "", "a_of_picture": "no", "b_of_picture": "yes"}
-        return self._perhaps_a_lie(found, good, {**good, "a_of_picture": "yes"}, payload)
+        found = {"reason": "", "a_of_image": _word(holds(a, facts)),
+                 "b_of_image": _word(holds(b, facts))}  # fmt: skip
+        good = {"reason": "", "a_of_image": "no", "b_of_image": "yes"}
+        return self._perhaps_a_lie(found, good, {**good, "a_of_image": "yes"}, payload)
 
     def _perhaps_a_lie(
         self,

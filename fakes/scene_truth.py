@@ -1,7 +1,7 @@
-"""What is true of synthetic scenes and of pictures made from them: facts, sentences, a register.
+"""What is true of synthetic scenes and of images made from them: facts, sentences, a register.
 
 The register is a folder, so that stages in other processes can write what they painted and a chat
-server can read it. A picture is found again by what it looks like, whatever codec it went through.
+server can read it. An image is found again by what it looks like, whatever codec it went through.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NUMBERS = {"no": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _COLOR, _SHAPE = "|".join(COLORS), "|".join(SHAPES)
 _THING = rf"({_COLOR}) ({_SHAPE})"
 _LOOK = 40
-"""Side of the small picture by which one is known."""
+"""Side of the small image by which one is known."""
 
 
 @dataclass(frozen=True, order=True)
 class Fact:
-    """One shape that a picture shows."""
+    """One shape that an image shows."""
 
     color: str
     shape: str
@@ -50,10 +50,10 @@ class Fact:
 Facts = tuple[Fact, ...]
 
 
-def facts_of(picture: Scene) -> Facts:
-    side = picture.pixels.shape[0]
+def facts_of(image: Scene) -> Facts:
+    side = image.pixels.shape[0]
     found = []
-    for thing in picture.objects:
+    for thing in image.objects:
         color, shape = thing.label.split()
         x, y = (thing.box.x0 + thing.box.x1) / 2, (thing.box.y0 + thing.box.y1) / 2
         found.append(Fact(color, shape, (int(3 * x / side), int(3 * y / side))))
@@ -83,7 +83,7 @@ def claims(sentence: str) -> list[tuple[Any, ...]]:
 
 
 def holds(sentence: str, facts: Facts) -> bool:
-    """Whether a sentence is true of a picture that shows these."""
+    """Whether a sentence is true of an image that shows these."""
     said = claims(sentence)
     assert said, sentence
     return all(_holds(claim, facts) for claim in said)
@@ -107,31 +107,31 @@ def _holds(claim: tuple[Any, ...], facts: Facts) -> bool:
 
 
 def same_things(one: Facts, other: Facts) -> bool:
-    """Whether two pictures show the same things, wherever they are."""
+    """Whether two images show the same things, wherever they are."""
     return Counter(f.name for f in one) == Counter(f.name for f in other)
 
 
-def look(picture: Pixels | bytes) -> np.ndarray:
-    """What a picture is known by: float32 [n]."""
-    if isinstance(picture, bytes):
-        with PIL.Image.open(io.BytesIO(picture)) as opened:
-            picture = np.asarray(opened.convert("RGB"))
-    small = cv2.resize(picture, (_LOOK, _LOOK), interpolation=cv2.INTER_AREA)
+def look(image: Pixels | bytes) -> np.ndarray:
+    """What an image is known by: float32 [n]."""
+    if isinstance(image, bytes):
+        with PIL.Image.open(io.BytesIO(image)) as opened:
+            image = np.asarray(opened.convert("RGB"))
+    small = cv2.resize(image, (_LOOK, _LOOK), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32).ravel()
 
 
 @dataclass
 class Register:
-    """Pictures and what they show."""
+    """Images and what they show."""
 
     folder: Path
     _looks: list[np.ndarray] = field(default_factory=list)
     _notes: list[dict[str, Any]] = field(default_factory=list)
     _read: set[str] = field(default_factory=set)
 
-    def add(self, picture: Pixels, facts: Facts, **more: Any) -> None:
-        """Note a picture; `more` is whatever a test wants to know of it."""
-        seen = look(picture).astype(np.uint8)
+    def add(self, image: Pixels, facts: Facts, **more: Any) -> None:
+        """Note an image; `more` is whatever a test wants to know of it."""
+        seen = look(image).astype(np.uint8)
         note = {"look": seen.tolist(), "facts": [asdict(f) for f in facts], **more}
         text = json.dumps(note)
         temporary = self.folder / f".{content_id(text)}"
@@ -140,17 +140,17 @@ class Register:
 
     def add_scenes(self, num: int, seed: int, side: int) -> None:
         for index in range(num):
-            picture = scene(seed, index, side)
-            self.add(picture.pixels, facts_of(picture), index=index)
+            image = scene(seed, index, side)
+            self.add(image.pixels, facts_of(image), index=index)
 
-    def note(self, picture: Pixels | bytes, index: int | None = None) -> dict[str, Any]:
-        """The note of the picture that looks most like this one; of one scene, where it is known.
+    def note(self, image: Pixels | bytes, index: int | None = None) -> dict[str, Any]:
+        """The note of the image that looks most like this one; of one scene, where it is known.
 
-        An editor's picture that ends in a pair is not quite the one that was noted: what was taken
+        An editor's image that ends in a pair is not quite the one that was noted: what was taken
         for unchanged is the original's.
         """
         self._update()
-        wanted = look(picture)
+        wanted = look(image)
         apart = [
             float(np.abs(seen - wanted).mean())
             if index is None or note.get("index") == index
@@ -159,7 +159,7 @@ class Register:
         ]
         best = int(np.argmin(apart))
         limit = 6 if index is None else 60
-        assert apart[best] < limit, f"an unknown picture, {apart[best]:.1f} levels from any other"
+        assert apart[best] < limit, f"an unknown image, {apart[best]:.1f} levels from any other"
         return self._notes[best]
 
     def note_of(self, seed: int) -> dict[str, Any]:
@@ -167,8 +167,8 @@ class Register:
         self._update()
         return next(note for note in self._notes if note.get("seed") == seed)
 
-    def facts(self, picture: Pixels | bytes) -> Facts:
-        return read_facts(self.note(picture))
+    def facts(self, image: Pixels | bytes) -> Facts:
+        return read_facts(self.note(image))
 
     def notes(self) -> Sequence[dict[str, Any]]:
         self._update()

@@ -22,7 +22,7 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.work import Work
 from pipeline.errors import UsageError
 from pipeline.inspect.status import report_facts
-from pipeline.pairing import MATCHES_FILE, MatchRequest, match_images
+from pipeline.pairing import PAIRING_FILE, PairingRequest, pair_images
 from pipeline.recipes.build import RecipeBook
 from pipeline.recipes.contents import content_digests
 from pipeline.report import write_report
@@ -143,15 +143,15 @@ def run(request: Request) -> Exit:
 
 def _pair_images(request: Request, folder: Folder, info: RunInfo) -> None:
     """The pass before the run of a recipe that pairs the images of its input."""
-    if request.book.matching is None:
+    if request.book.pairing is None:
         return
     loader = request.book.recipes[0].links[0].stage
     assert isinstance(loader, Loader)
-    match_images(
-        MatchRequest(
+    pair_images(
+        PairingRequest(
             run=folder,
             num_shards=info.num_shards,
-            matching=request.book.matching,
+            pairing=request.book.pairing,
             loader=loader,
             run_seed=request.seed,
             placement=request.placement,
@@ -214,7 +214,7 @@ def _prepare(request: Request, folder: Folder) -> RunInfo:
             "version; give another --output"
         )
     # The partners of images stand in the manifest, which is about to be written anew.
-    folder.delete(MATCHES_FILE)
+    folder.delete(PAIRING_FILE)
     log.info("scanning %s", request.source.input.url)
     manifest = write_manifest(
         request.source, folder, request.seed, request.book.shard_size, request.limit

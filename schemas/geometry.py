@@ -23,13 +23,13 @@ class Box(NamedTuple):
         return max(0.0, self.x1 - self.x0) * max(0.0, self.y1 - self.y0)
 
     def clipped(self, width: int, height: int) -> Box:
-        """The part of the box inside a `width` x `height` picture (empty if there is none)."""
+        """The part of the box inside a `width` x `height` image (empty if there is none)."""
         x0, x1 = (min(max(x, 0.0), float(width)) for x in (self.x0, self.x1))
         y0, y1 = (min(max(y, 0.0), float(height)) for y in (self.y0, self.y1))
         return Box(x0, y0, x1, y1)
 
     def scaled(self, factor_x: float, factor_y: float) -> Box:
-        """The same box in a picture resized by these factors."""
+        """The same box in an image resized by these factors."""
         return Box(self.x0 * factor_x, self.y0 * factor_y, self.x1 * factor_x, self.y1 * factor_y)
 
     def intersection(self, other: Box) -> Box:
@@ -45,7 +45,7 @@ class Box(NamedTuple):
         return inter / union if union > 0 else 0.0
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Whole-pixel bounds (x0, y0, x1, y1) inside the picture that cover the box."""
+        """Whole-pixel bounds (x0, y0, x1, y1) inside the image that cover the box."""
         box = self.clipped(width, height)
         return (
             int(np.floor(box.x0)),
@@ -64,9 +64,9 @@ class Mask:
     """
 
     height: int
-    """Rows of the picture the mask belongs to, in pixels."""
+    """Rows of the image the mask belongs to, in pixels."""
     width: int
-    """Columns of the picture the mask belongs to, in pixels."""
+    """Columns of the image the mask belongs to, in pixels."""
     counts: tuple[int, ...]
     """Run lengths in pixels: zeros, ones, zeros, ..."""
 
@@ -86,7 +86,7 @@ class Mask:
         return cls(height, width, counts)
 
     def to_array(self) -> NDArray[np.bool_]:
-        """Decode to a bool [H, W] array; ValueError if the runs do not fill the picture."""
+        """Decode to a bool [H, W] array; ValueError if the runs do not fill the image."""
         if sum(self.counts) != self.height * self.width or min(self.counts, default=0) < 0:
             raise ValueError(
                 f"mask runs sum to {sum(self.counts)}, but {self.height}x{self.width} "

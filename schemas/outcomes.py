@@ -111,17 +111,17 @@ def seed_of(record: FlowRecord) -> Seed | SeedRef:
             return record.verified.candidate.seed
 
 
-def pictures_of(record: FlowRecord) -> tuple[Image, ...]:
-    """The pictures that stages which take this record look at; none while they are unread."""
+def images_of(record: FlowRecord) -> tuple[Image, ...]:
+    """The images that stages which take this record look at; none while they are unread."""
     match record:
         case SeedRef():
             return ()
         case Candidate():
             return (record.chosen_image, record.rejected_image)
         case ScoredCandidate() | VerifiedCandidate():
-            return pictures_of(record.candidate)
+            return images_of(record.candidate)
         case SpannedCandidate():
-            return pictures_of(record.verified)
+            return images_of(record.verified)
     seed = seed_of(record)
     return (seed.image,) if isinstance(seed, Seed) else ()
 

@@ -32,7 +32,7 @@ class Reason(StrEnum):
     NO_FREE_PLACE = "no_free_place"
     NO_SIDE_WORD = "no_side_word"
     SIDE_IN_PROMPT = "side_in_prompt"
-    NO_COUNTERPART = "no_counterpart"
+    NO_GIVEN_NEGATIVE = "no_given_negative"
     SHAPE_MISMATCH = "shape_mismatch"
     EXTREME_ASPECT = "extreme_aspect"
     # What a chat model said, or did not say.

@@ -2,9 +2,9 @@
 
     SeedRef -loader-> Seed -grounder-> Grounded -segmenter-> Segmented -inpainter-> Candidate
     Seed -tagger-> Tagged -detector-> Grounded
-    Seed -flipper, cropper, counterpart-> Candidate
+    Seed -flipper, cropper, given_negative-> Candidate
     Seed -planner-> PlannedEdit -editor-> Candidate
-    Seed -sampler-> Sampled -judge-> Judged -pairer-> AnswerPair -describer-> Described
+    Seed -sampler-> Sampled -judge-> Judged -answer_pairs-> AnswerPair -describer-> Described
     Described -synthesizer-> Candidate
     Candidate -embedder-> ScoredCandidate -filter, scorer-> ScoredCandidate
     ScoredCandidate -verifier-> VerifiedCandidate -selector-> VerifiedCandidate
@@ -36,7 +36,7 @@ class Kind(StrEnum):
     """How the two images differ.
 
     The contrast types of MVC (arXiv 2502.13928), mDPO's crop, IC-VCO's relation (arXiv 2605.31312),
-    and another picture altogether (OViP's synthesis, retrieval).
+    and another image altogether (OViP's synthesis, retrieval).
     """
 
     OBJECT = "object"
@@ -79,12 +79,12 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A labelled part of a picture."""
+    """A labelled part of an image."""
 
     label: str
     """What it is, as annotated or detected: "red stool"."""
     box: Box
-    """xyxy pixels of the picture of the record that holds the region."""
+    """xyxy pixels of the image of the record that holds the region."""
     mask: Mask | None = None
     """Its pixels, where somebody segmented it."""
     attributes: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
-class CounterpartRef:
+class GivenNegativeRef:
     """The other half of a pair that the input brought, before anybody has read its image."""
 
     image: ImageRef
@@ -145,22 +145,22 @@ class SeedRef:
     """Licence of the image, as the input states it."""
     defect: Drop | None = None
     """What the reader already found wrong; the loader drops the row with it."""
-    counterpart: CounterpartRef | None = None
+    given_negative: GivenNegativeRef | None = None
     """The other half of the pair, where the input rows are pairs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Counterpart:
+class GivenNegative:
     """The other half of a pair that the input brought, its image read and found good."""
 
     image: Image
     """Upright 8-bit RGB like `Seed.image`, of its own size."""
     answer: str | None
-    """As in `CounterpartRef`."""
+    """As in `GivenNegativeRef`."""
     kind: Kind | None
-    """As in `CounterpartRef`."""
+    """As in `GivenNegativeRef`."""
     params: Mapping[str, str]
-    """As in `CounterpartRef`."""
+    """As in `GivenNegativeRef`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +189,13 @@ class Seed:
     """As in `SeedRef`."""
     license: str | None
     """As in `SeedRef`."""
-    counterpart: Counterpart | None = None
+    given_negative: GivenNegative | None = None
     """The other half of the pair, until a candidate is made of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A kind of thing that a picture shows, in words."""
+    """A kind of thing that an image shows, in words."""
 
     name: str
     """As a detector is asked for it: "red panda"."""
@@ -205,7 +205,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A seed and what its picture shows."""
+    """A seed and what its image shows."""
 
     seed: Seed
     """The seed."""
@@ -222,7 +222,7 @@ class Grounded:
     regions: tuple[Region, ...]
     """At least one region that the answer speaks of; pixels of `seed.image`."""
     things: tuple[Region, ...]
-    """All that is known to be in the picture, annotated or else found: `regions` and what is not
+    """All that is known to be in the image, annotated or else found: `regions` and what is not
     worth changing, each thing once."""
 
 
@@ -250,7 +250,7 @@ class Contrast:
     kind: Kind
     """Contrast type."""
     target: str
-    """What was changed: "red stool", "left", "picture"."""
+    """What was changed: "red stool", "left", "image"."""
     replacement: str | None
     """What it became: "blue stool"; None where it is simply gone."""
     instruction: str

@@ -1,7 +1,7 @@
 """Records between a seed and its candidate that hold what language models wrote.
 
 Seed -planner-> PlannedEdit -editor-> Candidate
-Seed -sampler-> Sampled -judge-> Judged -pairer-> AnswerPair -describer-> Described
+Seed -sampler-> Sampled -judge-> Judged -answer_pairs-> AnswerPair -describer-> Described
 Described -synthesizer-> Candidate
 """
 
@@ -34,7 +34,7 @@ class PlannedEdit:
     contrast: Contrast
     """The edit; `contrast.instruction` is what the editor is told."""
     counterfactual: str
-    """`seed.chosen`, rewritten to be true of the edited picture."""
+    """`seed.chosen`, rewritten to be true of the edited image."""
     regions: tuple[Region, ...]
     """The annotated region of the target, in pixels of `seed.image`; () where it is not known."""
 
@@ -84,7 +84,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """A better and a worse answer of one seed. A pairer fans a `Judged` out into these."""
+    """A better and a worse answer of one seed. An answer pairer fans a `Judged` out into these."""
 
     judged: Judged
     """Where the answers come from."""
@@ -105,14 +105,14 @@ class AnswerPair:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A pair of answers and the picture in which the worse one would be true, in words."""
+    """A pair of answers and the image in which the worse one would be true, in words."""
 
     pair: AnswerPair
     """The answers."""
     description: str
-    """What to paint: a caption of a picture that `pair.rejected` is true of, `pair.chosen` not."""
+    """What to paint: a caption of an image that `pair.rejected` is true of, `pair.chosen` not."""
     contrast: Contrast
-    """How that picture differs from the original; its kind is SCENE."""
+    """How that image differs from the original; its kind is SCENE."""
 
     @property
     def seed(self) -> Seed:
@@ -121,7 +121,7 @@ class Described:
 
     @property
     def counterfactual(self) -> str:
-        """The answer that is true of the painted picture: `pair.rejected`."""
+        """The answer that is true of the painted image: `pair.rejected`."""
         return self.pair.rejected
 
     @property

@@ -26,7 +26,7 @@ class Vectored:
     seed_id: str
     """The seed's id."""
     image_id: str
-    """Content id of the image: the same for all seeds about one picture."""
+    """Content id of the image: the same for all seeds about one image."""
     vector: tuple[float, ...]
     """Of unit length."""
 

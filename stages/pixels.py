@@ -1,4 +1,4 @@
-"""Pictures in and out of their compressed form. uint8 [H, W, 3] RGB everywhere."""
+"""Images in and out of their compressed form. uint8 [H, W, 3] RGB everywhere."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ difference in codec between them is a shortcut that a model can learn."""
 
 
 _decoded: OrderedDict[bytes, Future[Pixels]] = OrderedDict()
-"""The pictures last asked for, the latest at the end; a future, so that two threads that want the
+"""The images last asked for, the latest at the end; a future, so that two threads that want the
 same one decode it once."""
 _room = 32
 _turn = threading.Lock()
 
 
 def decode(image: Image) -> Pixels:
-    """The picture as a read-only uint8 [H, W, 3] RGB array.
+    """The image as a read-only uint8 [H, W, 3] RGB array.
 
-    The last few pictures are remembered, because the stages of a chain ask for the same ones.
+    The last few images are remembered, because the stages of a chain ask for the same ones.
     """
     data = image.bytes
     with _turn:
@@ -52,8 +52,8 @@ def decode(image: Image) -> Pixels:
 
 
 def make_room(num: int) -> None:
-    """Remember at least so many pictures; each takes three bytes a pixel."""
-    global _room  # noqa: PLW0603  # one memory a process, like the pictures themselves
+    """Remember at least so many images; each takes three bytes a pixel."""
+    global _room  # noqa: PLW0603  # one memory a process, like the images themselves
     with _turn:
         _room = max(_room, num)
 
@@ -80,7 +80,7 @@ def encode_pair(original: Image, edited: Pixels) -> tuple[Image, Image]:
     """
     pixels = decode(original)
     if pixels.shape != edited.shape:
-        raise ValueError(f"edited picture is {edited.shape}, the original {pixels.shape}")
+        raise ValueError(f"edited image is {edited.shape}, the original {pixels.shape}")
     return _encode_original(original), encode_jpeg(edited)
 
 

@@ -1,4 +1,4 @@
-"""Decoding the pictures of the next micro-batch while this one computes on another device."""
+"""Decoding the images of the next micro-batch while this one computes on another device."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from schemas.outcomes import FlowRecord, pictures_of
+from schemas.outcomes import FlowRecord, images_of
 from schemas.records import Image
 from stages.pixels import decode, make_room
 
 log = logging.getLogger(__name__)
 
-PICTURES_PER_SEED = 8
-"""Pictures of a seed that the stages of a group ask for again: the original, near misses."""
+IMAGES_PER_SEED = 8
+"""Images of a seed that the stages of a group ask for again: the original, near misses."""
 
 
 class Ahead:
     """One thread that decodes into the memory of `stages.pixels`, where the stages will look."""
 
     def __init__(self, micro_batch: int) -> None:
-        """`micro_batch` is the number of seeds of which pictures must be remembered."""
+        """`micro_batch` is the number of seeds of which images must be remembered."""
         # Two micro-batches: what is decoded ahead must not push out what is still asked for.
-        make_room(2 * PICTURES_PER_SEED * micro_batch)
+        make_room(2 * IMAGES_PER_SEED * micro_batch)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
 
     def start(self, records: Sequence[FlowRecord]) -> None:
         """Decode what these records will be asked for."""
         for record in records:
-            for image in pictures_of(record):
+            for image in images_of(record):
                 self._thread.submit(_decode_quietly, image)
 
     def close(self) -> None:
@@ -40,4 +40,4 @@ def _decode_quietly(image: Image) -> None:
     try:
         decode(image)
     except Exception as error:  # noqa: BLE001  # the stage meets it again, and says so of its row
-        log.debug("a picture cannot be decoded: %s", error)
+        log.debug("an image cannot be decoded: %s", error)

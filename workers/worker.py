@@ -48,7 +48,7 @@ class Group:
     last: bool
     """Whether this group writes the parts."""
     decode_ahead: bool = False
-    """Whether a thread decodes the pictures of the next micro-batch."""
+    """Whether a thread decodes the images of the next micro-batch."""
 
 
 @dataclass(frozen=True)

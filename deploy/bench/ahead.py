@@ -31,7 +31,7 @@ MICRO_BATCH = 8
 
 @dataclass(frozen=True)
 class Waiter(Stage[Seed, Seed]):
-    """Looks at every picture, then waits."""
+    """Looks at every image, then waits."""
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Seed

@@ -35,7 +35,7 @@ from stages.pixels import encode_jpeg
 
 IN_FLIGHT = (1, 16, 128)
 REPLY = {
-    "reason": "The backpack is red in the first picture and grey in the second. " * 4,
+    "reason": "The backpack is red in the first image and grey in the second. " * 4,
     "change_made": "yes",
     "rest_kept": "yes",
     "a_of_first": "yes",
@@ -81,7 +81,7 @@ def endpoint(delay_s: float) -> Iterator[tuple[str, Any]]:
 
 
 def requests(num: int) -> list[Request[EditFindings]]:
-    """Checks of a pair, each with another seed; two pictures of 512 px."""
+    """Checks of a pair, each with another seed; two images of 512 px."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (32, 32, 3), np.uint8).repeat(16, 0).repeat(16, 1)
     one, two = encode_jpeg(noise), encode_jpeg(noise[:, ::-1].copy())
@@ -159,7 +159,7 @@ def main() -> None:
     bodies = [json.dumps(chat._payload(request)).encode() for request in asked]  # noqa: SLF001
     tokens = len(json.dumps(REPLY)) // 4
     print(
-        f"Requests with two pictures, {len(bodies[0]) / 1000:.0f} KB each; the endpoint waits "
+        f"Requests with two images, {len(bodies[0]) / 1000:.0f} KB each; the endpoint waits "
         f"{args.delay_s:g} s and says {tokens} tokens. Median of {args.runs} runs (range), load "
         f"average {os.getloadavg()[0]:.1f} at the start. `ideal` is requests in flight by "
         "seconds of waiting; `bare` a client that posts ready bytes and parses the reply; `ours` "

@@ -1,6 +1,6 @@
 """Diffusion: the papers' way (one request at a time) against ours, same weights, same seeds.
 
-Loss-free ways first, then options that change pictures. On a GPU:
+Loss-free ways first, then options that change images. On a GPU:
 
     python deploy/bench/diffusion.py --device cuda --scale full --family flux --runs 3
 """
@@ -42,7 +42,7 @@ BACKENDS = {"flux": Flux, "qwen_edit": QwenImageEdit, "qwen_edit_plus": QwenImag
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be made: every request has a text (and a picture) and seeds of its own."""
+    """What is to be made: every request has a text (and an image) and seeds of its own."""
 
     texts: list[str]
     images: list[Pixels]
@@ -50,8 +50,8 @@ class Load:
     size: Size
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures in all."""
+    def num_images(self) -> int:
+        """Images in all."""
         return sum(len(own) for own in self.seeds)
 
 
@@ -77,7 +77,7 @@ def load(args: argparse.Namespace) -> Load:
 
 
 def papers_way(pipe: Any, work: Load, settings: dict[str, Any]) -> list[Pixels]:
-    """One call a picture; the pipeline reads the words each time."""
+    """One call an image; the pipeline reads the words each time."""
     made = []
     for text, image, own in zip(work.texts, work.images, work.seeds, strict=True):
         for seed in own:
@@ -95,7 +95,7 @@ def papers_way(pipe: Any, work: Load, settings: dict[str, Any]) -> list[Pixels]:
 
 
 def our_way(backend: Any, work: Load) -> list[Pixels]:
-    """As the stages ask for it: an edit with its candidates, a description for each picture."""
+    """As the stages ask for it: an edit with its candidates, a description for each image."""
     if isinstance(backend, Flux):
         texts = [t for t, own in zip(work.texts, work.seeds, strict=True) for _ in own]
         seeds = [seed for own in work.seeds for seed in own]
@@ -115,13 +115,13 @@ def measured(make: Callable[[], list[Pixels]], args: argparse.Namespace) -> Resu
     rates = []
     for _ in range(args.runs):
         started = clock()
-        make()  # its pictures are on the CPU when it returns
+        make()  # its images are on the CPU when it returns
         rates.append(len(pictures) / (clock() - started))
     peak = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
     return Result(rates, peak / GIB, pictures)
 
 
-def flops_a_picture(make: Callable[[], list[Pixels]]) -> float:
+def flops_a_image(make: Callable[[], list[Pixels]]) -> float:
     counter = FlopCounterMode(display=False)
     with counter:
         num = len(make())
@@ -142,7 +142,7 @@ def step_cache(pipe: Any, backend: Any, how: StepCache) -> Iterator[Any]:
 def inexact_ways(
     args: argparse.Namespace, pipe: Any, backend: Any, work: Load
 ) -> Iterator[tuple[str, Result]]:
-    """Options that change pictures, but for quantised weights, which cannot be taken back."""
+    """Options that change images, but for quantised weights, which cannot be taken back."""
     for name, how in (
         ("TaylorSeer, interval 3*", TaylorSeer("taylor_seer", interval=3, warm_up=2)),
         ("first-block cache, 0.1*", FirstBlock("first_block", threshold=0.1)),
@@ -213,7 +213,7 @@ def quantised_ways(
 
 
 def difference(first: Sequence[Pixels], other: Sequence[Pixels]) -> tuple[float, int, float]:
-    """Mean and largest difference in levels, and the PSNR in dB, over all pictures."""
+    """Mean and largest difference in levels, and the PSNR in dB, over all images."""
     apart = np.stack(first).astype(int) - np.stack(other)
     error = float((apart.astype(float) ** 2).mean())
     psnr = float("inf") if error == 0 else 10 * np.log10(255**2 / error)
@@ -239,18 +239,18 @@ def report(args: argparse.Namespace) -> None:
     )
     print(
         f"`{args.family}`, {args.scale} size ({num_weights / 1e6:,.1f} million weights in the "
-        f"transformer), random, on {where}: {work.num_pictures} pictures of {work.size} for "
+        f"transformer), random, on {where}: {work.num_images} images of {work.size} for "
         f"{len(work.texts)} requests, {args.steps} steps, {args.runs} runs after one that warms "
         f"up. torch {torch.__version__}, diffusers {diffusers.__version__}, transformers "
         f"{transformers.__version__}.\n"
     )
-    print("| way | pictures/s | ratio | memory GiB | of bf16 peak | mean | max | PSNR dB |")
+    print("| way | images/s | ratio | memory GiB | of bf16 peak | mean | max | PSNR dB |")
     print("|---|---|---|---|---|---|---|---|")
     backend = BACKENDS[args.family](model="random weights", steps=args.steps, rows=1)
     backend._pipeline = prepared(pipe, Device(args.device))  # noqa: SLF001
     one = replace(work, seeds=[own[:1] for own in work.seeds[:1]])
     one = replace(one, texts=work.texts[:1], images=work.images[:1])
-    flops = flops_a_picture(lambda: our_way(backend, one))
+    flops = flops_a_image(lambda: our_way(backend, one))
     peak = peak_tflops(args)
     base: Result | None = None
     for name, result in ways(args, pipe, work):
@@ -265,8 +265,8 @@ def report(args: argparse.Namespace) -> None:
             flush=True,
         )
     print(
-        f"\n{flops / 1e12:.3g} teraflop a picture. Differences are to the first way, in levels of "
-        "255. Ways with a star change pictures; with random weights their differences say that "
+        f"\n{flops / 1e12:.3g} teraflop an image. Differences are to the first way, in levels of "
+        "255. Ways with a star change images; with random weights their differences say that "
         "they do something, not how good they are."
     )
 
@@ -277,12 +277,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", choices=["small", "full"], default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--requests", type=int, default=4)
-    parser.add_argument("--candidates", type=int, default=2, help="pictures of each request")
-    parser.add_argument("--rows", type=int, default=4, help="pictures in one call")
+    parser.add_argument("--candidates", type=int, default=2, help="images of each request")
+    parser.add_argument("--rows", type=int, default=4, help="images in one call")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--few-steps", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--exact", action="store_true", help="leave out what changes pictures")
+    parser.add_argument("--exact", action="store_true", help="leave out what changes images")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--weights", nargs="*", default=[], choices=["int8", "fp8"])
     parser.add_argument("--peak-tflops", type=float, default=0.0)

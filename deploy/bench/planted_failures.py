@@ -20,7 +20,7 @@ from fakes.scene_runs import Trial
 
 FAULTS = {"nothing": 0.10, "wrong": 0.15, "drifts": 0.05}
 PAPERS_WRONG = 0.0941
-"""Share of OViP's pictures that do not contradict the good answer (arXiv 2505.15963)."""
+"""Share of OViP's images that do not contradict the good answer (arXiv 2505.15963)."""
 LIES = (0.0, 0.05, 0.1, 0.2)
 ONE_VOTE = (
     "chat_verifier.votes=1",
@@ -84,9 +84,9 @@ def main() -> None:
         f"{args.scenes} synthetic scenes, 128 px. Of all edits "
         + ", ".join(f"{value:.0%} {name}" for name, value in FAULTS.items())
         + ' ("nothing": comes back as it went; "wrong": another thing is changed, or the right one '
-        'into a third; "drifts": the picture moves, or lies on another ground). A vote lies with '
+        'into a third; "drifts": the image moves, or lies on another ground). A vote lies with '
         "the chance given: one that should object says that all is well, and the other way round. "
-        "A pair is wrong if, by what the pictures really show, `chosen` is not true of its image "
+        "A pair is wrong if, by what the images really show, `chosen` is not true of its image "
         "or true of the other, `counterfactual` likewise, or something else changed as well.\n"
     )
     print("## edit\n")

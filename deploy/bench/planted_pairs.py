@@ -1,8 +1,8 @@
 """How many wrong pairs `mvc` and `retrieval` let through, and how many right ones they lose.
 
-`mvc` over pairs of ours as somebody brings them, of which some have the same picture twice or a
+`mvc` over pairs of ours as somebody brings them, of which some have the same image twice or a
 caption that is true of neither; `retrieval` over scenes, with a chat model whose answer is at times
-that of another picture. The votes of the chat model lie. All but the models is what ships.
+that of another image. The votes of the chat model lie. All but the models is what ships.
 
     PYTHONPATH=. .venv/bin/python deploy/bench/planted_pairs.py
 """
@@ -26,7 +26,7 @@ from pipeline.demo.scenes import write_scenes
 from schemas.files import Folder
 from schemas.shards import read_pairs
 
-SAME_PICTURE, WRONG_CAPTION, WRONG_ANSWER = 0.10, 0.15, 0.10
+SAME_IMAGE, WRONG_CAPTION, WRONG_ANSWER = 0.10, 0.15, 0.10
 LIES = (0.0, 0.05, 0.1, 0.2)
 ASKED = {"mvc": ("questioner", "rewriter"), "retrieval": ("answerer",)}
 HEAD = ("votes that lie", "pairs of rows", "wrong of pairs", "wrong rows let through",
@@ -76,7 +76,7 @@ def cells(
 def mvc(folder: Path, pairs: list[dict[str, Any]], lies: float, votes: int) -> list[str]:
     """A run of `mvc` over brought pairs."""
     pq.write_table(
-        pa.Table.from_pylist(planted(pairs, SAME_PICTURE, WRONG_CAPTION)), folder / "pairs.parquet"
+        pa.Table.from_pylist(planted(pairs, SAME_IMAGE, WRONG_CAPTION)), folder / "pairs.parquet"
     )
     limits = "double_threshold.limits.attribute={min_appearance: 0.3, max_detail: 0.999}"
     votes_set = f"chat_verifier.votes={votes}"
@@ -93,7 +93,7 @@ def retrieval(folder: Path, num: int, lies: float, votes: int) -> list[str]:
     lines = [json.loads(line) for line in seeds.read_text("utf-8").splitlines()]
     truth = {shade((seeds.parent / row["image"]).read_bytes()): row["chosen"] for row in lines}
     witness = Witness(truth, lies, WRONG_ANSWER)
-    more = ("matching.embedder=color_layout", "matching.min_similarity=0.3",
+    more = ("pairing.embedder=color_layout", "pairing.min_similarity=0.3",
             "double_threshold.limits={}", f"chat_verifier.votes={votes}")  # fmt: skip
     asked = run("retrieval", folder, seeds, witness, more)
 
@@ -102,7 +102,7 @@ def retrieval(folder: Path, num: int, lies: float, votes: int) -> list[str]:
         return all(witness.shown(row[image]["bytes"]) == row[text] for image, text in sides)
 
     rows = rows_of(folder / "run")
-    unpaired = [row for row in rows if row["reason"] == "no_counterpart"]
+    unpaired = [row for row in rows if row["reason"] == "no_given_negative"]
     return cells([row for row in rows if row not in unpaired], is_right, asked)
 
 
@@ -124,8 +124,8 @@ def main() -> None:
     print(header("Planted failures: pairs that are brought or found"))
     print(
         f"{args.scenes} synthetic scenes. A vote lies with the chance given. `mvc`: of the pairs "
-        f"(made by `recolor-cpu`) {SAME_PICTURE:.0%} have the same picture twice and "
-        f"{WRONG_CAPTION:.0%} a caption that is true of neither. `retrieval`: of the pictures "
+        f"(made by `recolor-cpu`) {SAME_IMAGE:.0%} have the same image twice and "
+        f"{WRONG_CAPTION:.0%} a caption that is true of neither. `retrieval`: of the images "
         f"{WRONG_ANSWER:.0%} get the answer of another one.\n"
     )
     with scratch() as folder:

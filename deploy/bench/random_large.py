@@ -57,7 +57,7 @@ def save_ram_plus(folder: Path, tags: Sequence[str]) -> dict[str, Any]:
 
 
 class _Spectral(nn.Module):
-    """Global to global: a 1x1 convolution of the spectrum between two of the picture."""
+    """Global to global: a 1x1 convolution of the spectrum between two of the image."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -170,7 +170,7 @@ def _flux(dims: Dims) -> FluxPipeline:
 
 
 def _qwen_text(dims: Dims, ids: dict[str, int]) -> Qwen2_5_VLForConditionalGeneration:
-    """The model that reads words and pictures, with the numbers of its special tokens."""
+    """The model that reads words and images, with the numbers of its special tokens."""
     width, inner, depth, heads, shared = dims.text
     seen, seen_inner, seen_depth, seen_heads = dims.vision
     sections = width // heads // 2

@@ -1,8 +1,8 @@
 """The models of `removal`: the paper's way against ours, per stage, on the same random weights.
 
-The paper's way (AdaViP, as Grounded-SAM demos chain the models) takes one picture, one tag, one
+The paper's way (AdaViP, as Grounded-SAM demos chain the models) takes one image, one tag, one
 box, one candidate and one sentence at a time. Ours asks for all tags in one prompt, encodes a
-picture once for all its boxes, fills holes of one padded size together, embeds an original once for
+image once for all its boxes, fills holes of one padded size together, embeds an original once for
 all its candidates and a sentence once for all of them.
 
     PYTHONPATH=. .venv/bin/python deploy/bench/removal.py
@@ -43,16 +43,16 @@ SENTENCES = ("A circle stands on the left.", "There is a square.", "A star is ne
 
 
 class Work:
-    """The pictures, and what would have been found in them: the same for both ways."""
+    """The images, and what would have been found in them: the same for both ways."""
 
     def __init__(self, folder: Path, num: int, side: int, boxes: int) -> None:
-        """`num` pictures of `side` pixels with `boxes` boxes each."""
+        """`num` images of `side` pixels with `boxes` boxes each."""
         write_scenes(folder, num, side=side)
         files = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png"))[:num]
         self.pictures = [decode(Image(file.read_bytes())) for file in files]
         self.tags = [list(TAGS[:6])] * num
         rng = np.random.default_rng(0)
-        self.boxes = [[_box(rng, picture.shape) for _ in range(boxes)] for picture in self.pictures]
+        self.boxes = [[_box(rng, image.shape) for _ in range(boxes)] for image in self.pictures]
         self.masks = [[_inside(box, p.shape) for box in of] for p, of in zip(
             self.pictures, self.boxes, strict=True)]  # fmt: skip
         self.candidates = [[_painted(p, mask) for mask in of] for p, of in zip(
@@ -72,9 +72,9 @@ def _inside(box: Box, shape: Sequence[int]) -> np.ndarray:
     return mask
 
 
-def _painted(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    painted = picture.copy()
-    painted[mask] = picture.mean(axis=(0, 1)).astype(np.uint8)
+def _painted(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    painted = image.copy()
+    painted[mask] = image.mean(axis=(0, 1)).astype(np.uint8)
     return painted
 
 
@@ -93,9 +93,9 @@ def _cosines(backend: Any, work: Work, *, once: bool) -> np.ndarray:
         counts = [len(of) for of in work.candidates]
         return np.sum(np.repeat(originals, counts, axis=0) * others, axis=1)
     values = []
-    for picture, of_picture in zip(work.pictures, work.candidates, strict=True):
-        for candidate in of_picture:
-            first, second = backend.embed([picture])[0], backend.embed([candidate])[0]
+    for image, of_image in zip(work.pictures, work.candidates, strict=True):
+        for candidate in of_image:
+            first, second = backend.embed([image])[0], backend.embed([candidate])[0]
             values.append(np.sum(first * second))
     return np.array(values)
 
@@ -167,7 +167,7 @@ def difference(stage: str, plain: Any, ours: Any) -> str:
             lost = sum(abs(len(a) - len(b)) for a, b in zip(plain, ours, strict=True))
             pairs = zip(_flat(plain), _flat(ours), strict=False)
             apart = max((np.abs(np.subtract(a[1], b[1])).max() for a, b in pairs), default=0.0)
-            return f"{lost} boxes, {apart:.0e} px; one picture at a time, same prompts"
+            return f"{lost} boxes, {apart:.0e} px; one image at a time, same prompts"
         case "segmenter":
             share = [np.mean(a != b) for a, b in zip(_flat(plain), _flat(ours), strict=True)]
             return f"{max(share):.1%} of a mask's pixels"
@@ -243,9 +243,9 @@ def main() -> None:
     parser.add_argument("--scale", choices=["tiny", "full"], default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--boxes", type=int, default=4, help="boxes (candidates) of each picture")
+    parser.add_argument("--boxes", type=int, default=4, help="boxes (candidates) of each image")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peak-tflops", type=float, help="of the chip in this type, for the share")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
@@ -254,9 +254,9 @@ def main() -> None:
     device = Device(args.device, args.dtype)
     print(header("The models of removal: the paper's way against ours"))
     print(
-        f"{args.scale} models with random weights on {args.device}, {args.dtype}; {args.pictures} "
-        f"pictures of {args.side} px, 6 tags, {args.boxes} boxes, {len(SENTENCES)} sentences each; "
-        f"ms a picture, median of {args.runs} (range), after one pass that is not counted.\n"
+        f"{args.scale} models with random weights on {args.device}, {args.dtype}; {args.images} "
+        f"images of {args.side} px, 6 tags, {args.boxes} boxes, {len(SENTENCES)} sentences each; "
+        f"ms an image, median of {args.runs} (range), after one pass that is not counted.\n"
     )
     print(
         "| stage | paper's way | ours | ratio | peak GiB | GPU busy | share of peak "
@@ -265,7 +265,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     totals = [0.0, 0.0]
     with scratch() as folder:
-        work = Work(folder / "pictures", args.pictures, args.side, args.boxes)
+        work = Work(folder / "images", args.images, args.side, args.boxes)
         made = backends(random_models(folder / "models", full=args.scale == "full"))
         for stage in args.stages:
             backend = made[stage]
@@ -274,7 +274,7 @@ def main() -> None:
             backend.close()
             totals = [total + time for total, time in zip(totals, times, strict=True)]
             print(row, flush=True)
-    plain, ours = (1000 * total / args.pictures for total in totals)
+    plain, ours = (1000 * total / args.images for total in totals)
     print(f"| all | {plain:.0f} | {ours:.0f} | {plain / ours:.1f}x | | | | |")
 
 
@@ -294,17 +294,17 @@ def _row(
             memory = max(memory, peak if name == "ours" else 0.0)
     plain, ours = (statistics.median(values) for values in runs.values())
     if stage == "detector":
-        # One tag a prompt finds other boxes: what may not differ is a picture alone.
+        # One tag a prompt finds other boxes: what may not differ is an image alone.
         results["plain"] = [
             found
-            for picture, tags in zip(work.pictures, work.tags, strict=True)
-            for found in backend.detect([picture], [tags])
+            for image, tags in zip(work.pictures, work.tags, strict=True)
+            for found in backend.detect([image], [tags])
         ]
     busy = f"{busy_share(our_way, work, backend):.0%}" if device.name.startswith("cuda") else "-"
     share = "-"
     if args.peak_tflops:
         share = f"{flops(our_way, work, backend) / ours / args.peak_tflops / 1e12:.0%}"
-    per = [spread([1000 * s / args.pictures for s in values], 0) for values in runs.values()]
+    per = [spread([1000 * s / args.images for s in values], 0) for values in runs.values()]
     text = (
         f"| {stage} | {per[0]} | {per[1]} | {plain / ours:.1f}x | "
         f"{f'{memory:.1f}' if memory else '-'} | {busy} | {share} | "

@@ -1,8 +1,8 @@
 """Diffusion pipelines with random weights: the real classes, some hundred thousand parameters.
 
-Latents are an eighth of a picture's side and packed two by two, as in the large models, so sizes
+Latents are an eighth of an image's side and packed two by two, as in the large models, so sizes
 are multiples of 16 here, too. Weights are wider than the libraries draw them: with their own ones
-neither words nor seeds would matter to the picture.
+neither words nor seeds would matter to the image.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _qwen_text():
     }
 
 
-def _qwen_picture_parts():
+def _qwen_image_parts():
     torch.manual_seed(5)
     vae = AutoencoderKLQwenImage(
         base_dim=8,
@@ -266,7 +266,7 @@ def _qwen_picture_parts():
 
 def save_qwen_image(folder: Path) -> Path:
     """Qwen-Image, from words."""
-    QwenImagePipeline(**_qwen_text(), **_qwen_picture_parts()).save_pretrained(folder)
+    QwenImagePipeline(**_qwen_text(), **_qwen_image_parts()).save_pretrained(folder)
     return folder
 
 
@@ -280,7 +280,7 @@ def save_qwen_edit(folder: Path, *, plus: bool) -> Path:
         chat_template=CHAT_TEMPLATE,
     )
     pipeline = QwenImageEditPlusPipeline if plus else QwenImageEditPipeline
-    pipeline(**text, **_qwen_picture_parts(), processor=processor).save_pretrained(folder)
+    pipeline(**text, **_qwen_image_parts(), processor=processor).save_pretrained(folder)
     return folder
 
 

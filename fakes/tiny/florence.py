@@ -30,11 +30,11 @@ WRITTEN = {
     (30, 60, 200): "cat<loc_250><loc_250><loc_750><loc_750><loc_800><loc_800><loc_900><loc_900>",
     (90, 90, 90): "",
 }
-"""What it writes of a picture of one colour."""
+"""What it writes of an image of one colour."""
 
 
 def plain(color: tuple[int, int, int], height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """A picture of one colour with a little noise."""
+    """An image of one colour with a little noise."""
     noise = np.random.default_rng(sum(color)).integers(-8, 9, (height, width, 3))
     return (np.array(color) + noise).clip(0, 255).astype(np.uint8)
 

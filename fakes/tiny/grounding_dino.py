@@ -36,7 +36,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def save_grounding_dino(folder: Path, seed: int = 0) -> Path:
-    """A checkpoint with its processor; pictures are sized to 96 by at most 160 pixels."""
+    """A checkpoint with its processor; images are sized to 96 by at most 160 pixels."""
     backbone = SwinConfig(
         image_size=64,
         embed_dim=16,
@@ -72,7 +72,7 @@ def save_grounding_dino(folder: Path, seed: int = 0) -> Path:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             # The library's own start leaves boxes and fusion at zero: nothing would depend on
-            # the picture.
+            # the image.
             for weight in model.parameters():
                 if weight.ndim > 1:
                     weight.normal_(0, 0.1, generator=generator)

@@ -66,7 +66,7 @@ def save_llava(folder: Path, seed: int = 0, *, ends: int = 40) -> Path:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=3,
-        # Wider than the library's 0.02, so that pictures and words matter to the next word.
+        # Wider than the library's 0.02, so that images and words matter to the next word.
         initializer_range=0.3,
     )
     vision = CLIPVisionConfig(

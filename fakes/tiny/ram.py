@@ -36,7 +36,7 @@ class Attention(nn.Module):
                 self.relative_position_index[a, b] = place
 
     def forward(self, x, area):
-        """X [WINDOW**2, dim]; `area` numbers the part of the picture each position came from."""
+        """X [WINDOW**2, dim]; `area` numbers the part of the image each position came from."""
         dim = x.shape[1] // self.heads
         query, key, value = self.qkv(x).split(x.shape[1], 1)
         out = []
@@ -149,7 +149,7 @@ def named(**modules):
 
 
 class Reference(nn.Module):
-    """One picture at a time, as the authors' code computes it."""
+    """One image at a time, as the authors' code computes it."""
 
     def __init__(self, *, plus):
         super().__init__()
@@ -185,7 +185,7 @@ class Reference(nn.Module):
         )
 
     def forward(self, picture):
-        """Logits [tags] of a normalised [3, SIDE, SIDE] picture."""
+        """Logits [tags] of a normalised [3, SIDE, SIDE] image."""
         image = self.image_proj(self.visual_encoder(picture))
         labels = self.label_embed
         if self.plus:

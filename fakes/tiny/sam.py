@@ -65,7 +65,7 @@ def save_sam(folder: Path, seed: int = 0) -> Path:
 
 
 def sam2_parts() -> dict[str, dict]:
-    """The configurations that the picture and the video model share."""
+    """The configurations that the image and the video model share."""
     backbone = Sam2HieraDetConfig(
         hidden_size=16,
         image_size=[SIDE, SIDE],

@@ -50,14 +50,14 @@ SIDE = 32
 """Pixels of the vision towers."""
 PATCH = 8
 HIDDEN = 32
-# Wider than the libraries' 0.02, so that answers depend on the picture.
+# Wider than the libraries' 0.02, so that answers depend on the image.
 SPREAD = 0.25
 
 CORPUS = [
     "The ring is purple. The ring is red. What colour is the ring?",
     "A blue circle lies on the left side, an orange star on the right side.",
     "How many shapes of each kind are there? There is one yellow ring. There are two.",
-    "Describe the picture. An orange circle, a yellow ring and a purple triangle lie there.",
+    "Describe the image. An orange circle, a yellow ring and a purple triangle lie there.",
     "Where are the shapes? On the left there is an orange triangle, on the right a green square.",
     "Answer for the first image. Answer for the second image. USER ASSISTANT user assistant system",
 ]
@@ -196,9 +196,9 @@ def _llava(tokenizer: Any, text: Any) -> tuple[Any, Any]:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=_PATCHES,
     )
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=_SQUARE)
+    images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=_SQUARE)
     processor = LlavaProcessor(
-        pictures,
+        images,
         tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -235,11 +235,11 @@ def _next(tokenizer: Any, text: Any) -> tuple[Any, Any]:
         image_seq_length=_PATCHES,
         image_grid_pinpoints=_PINPOINTS,
     )
-    pictures = LlavaNextImageProcessorPil(
+    images = LlavaNextImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size=_SQUARE, image_grid_pinpoints=_PINPOINTS
     )
     processor = LlavaNextProcessor(
-        pictures,
+        images,
         tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -260,9 +260,9 @@ def _onevision(tokenizer: Any, text: Any) -> tuple[Any, Any]:
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=_PINPOINTS,
     )
-    pictures = LlavaOnevisionImageProcessorPil(size=_SQUARE, image_grid_pinpoints=_PINPOINTS)
+    images = LlavaOnevisionImageProcessorPil(size=_SQUARE, image_grid_pinpoints=_PINPOINTS)
     processor = LlavaOnevisionProcessor(
-        pictures,
+        images,
         tokenizer,
         LlavaOnevisionVideoProcessor(size=_SQUARE),
         num_image_tokens=_PATCHES,
@@ -282,7 +282,7 @@ def _qwen_ids(tokenizer: Any) -> dict[str, int]:
     return {key: tokenizer.convert_tokens_to_ids(name) for key, name in names.items()}
 
 
-def _qwen_pictures(patch: int) -> Any:
+def _qwen_images(patch: int) -> Any:
     from transformers import Qwen2VLImageProcessorPil
 
     return Qwen2VLImageProcessorPil(
@@ -313,7 +313,7 @@ def _qwen25(tokenizer: Any, text: Any) -> tuple[Any, Any]:
         **_qwen_ids(tokenizer),
     )
     processor = Qwen2_5_VLProcessor(
-        _qwen_pictures(PATCH), tokenizer, Qwen2VLVideoProcessor(), chat_template=QWEN
+        _qwen_images(PATCH), tokenizer, Qwen2VLVideoProcessor(), chat_template=QWEN
     )
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
@@ -338,7 +338,7 @@ def _qwen3(tokenizer: Any, text: Any) -> tuple[Any, Any]:
         **_qwen_ids(tokenizer),
     )
     processor = Qwen3VLProcessor(
-        _qwen_pictures(PATCH), tokenizer, Qwen3VLVideoProcessor(), chat_template=QWEN
+        _qwen_images(PATCH), tokenizer, Qwen3VLVideoProcessor(), chat_template=QWEN
     )
     return Qwen3VLForConditionalGeneration(config), processor
 

@@ -1,6 +1,6 @@
 """Synthetic scenes with exact ground truth: coloured shapes on textured backgrounds.
 
-For volume, tests and benchmarks. A scene depends on (seed, index, side) alone. Knows pictures and
+For volume, tests and benchmarks. A scene depends on (seed, index, side) alone. Knows images and
 sentences, not recipes.
 """
 
@@ -76,7 +76,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, what is in it, and answers about it."""
+    """An image, what is in it, and answers about it."""
 
     scene_id: str
     """"scene-<seed>-<index>"."""
@@ -89,7 +89,7 @@ class Scene:
     prompt: str
     """A question."""
     chosen: str
-    """An answer that is true of the picture."""
+    """An answer that is true of the image."""
     rejected: str
     """An ordinary wrong answer."""
     source: str
@@ -116,7 +116,7 @@ def scene(seed: int, index: int, side: int = 384) -> Scene:
 def paint(
     rng: np.random.Generator, background: Background, things: tuple[Thing, ...], side: int
 ) -> tuple[Pixels, tuple[SceneObject, ...]]:
-    """A picture of the things, at most nine, that do not touch each other; and where they are."""
+    """An image of the things, at most nine, that do not touch each other; and where they are."""
     if side < 75:  # below, the largest shape and its soft edge do not fit into a cell
         raise ValueError(f"side is {side}; a scene needs at least 75 pixels")
     canvas = paint_background(rng, background, side)

@@ -1,6 +1,6 @@
 """Questions and answers about synthetic scenes: what to draw, and sentences that are true of it.
 
-The sentences come first and the picture follows them, so that they are true by construction.
+The sentences come first and the image follows them, so that they are true by construction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Thing:
     shape: str
     """Name of its shape."""
     side: Literal["left", "right"] | None = None
-    """Third of the picture it has to lie in; None leaves it open."""
+    """Third of the image it has to lie in; None leaves it open."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _plain(
     things = tuple(Thing(hues[i], forms[i]) for i in range(num))
     names = [_a(f"{t.color} {t.shape}") for t in things]
     wrong = [_a(f"{hues[num]} {forms[num]}"), *names[1:]]
-    prompt = _pick(rng, ("Describe the picture.", "What does the picture show?", "What is there?"))
+    prompt = _pick(rng, ("Describe the image.", "What does the image show?", "What is there?"))
     chosen, rejected = (f"{_capital(_join(n))} lie on {background}." for n in (names, wrong))
     return Answers(background, things, prompt, chosen, rejected)
 

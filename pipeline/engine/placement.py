@@ -52,8 +52,8 @@ class GroupPlacement(BaseModel):
     micro_batch: Annotated[int, Ge(1)] = 4
     """Seeds in one pass through the group's stages."""
     decode_ahead: bool = False
-    """A thread decodes the pictures of the next micro-batch meanwhile; for groups on a GPU that
-    look at pictures."""
+    """A thread decodes the images of the next micro-batch meanwhile; for groups on a GPU that
+    look at images."""
     time_limit_s: Annotated[float, Gt(0)] = 300.0
     """Limit for one call into a stage; the process is ended when it is exceeded."""
 

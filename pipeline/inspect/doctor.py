@@ -274,13 +274,13 @@ def _models_and_memory(book: RecipeBook, placement: Placement, groups: Groups) -
         )
         for group, spec in groups
     ]
-    if book.matching is not None:
+    if book.pairing is not None:
         # Before the run, where the stage `embedder` is placed; nothing else is loaded then.
         spec = next((g for g in placement.groups if "embedder" in g.stages), None) or next(
             (g for g in placement.groups if g.stages == "rest"), None
         )
         if spec is not None:
-            loads.append(("GPU memory of the pairing", spec, sizes.get(f"{book.name}.matching", 0)))
+            loads.append(("GPU memory of the pairing", spec, sizes.get(f"{book.name}.pairing", 0)))
     loads = [load for load in loads if load[1].device == "cuda"]
     if groups and loads:
         yield from _gpus([spec for _, spec in groups], loads)

@@ -61,8 +61,8 @@ def backends_of(book: RecipeBook) -> Iterator[tuple[str, Backend]]:
             if isinstance(link.stage, Stage):
                 for backend in link.stage.backends():
                     yield f"{recipe.name}.{link.name}", backend
-    if book.matching is not None:
-        yield f"{book.name}.matching", book.matching.embedder
+    if book.pairing is not None:
+        yield f"{book.name}.pairing", book.pairing.embedder
 
 
 def needed_models(book: RecipeBook) -> list[Needed]:

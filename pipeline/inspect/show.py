@@ -93,7 +93,7 @@ def _describe(row: Mapping[str, Any], facts: RunFacts | None) -> Iterator[str]:
     yield f"  seed       {_line(row['seed_id'])}"
     yield f"  source     {_line(row['source'] or 'not stated')}"
     yield f"  licence    {_line(row['license'] or 'not stated')}"
-    yield from _pictures(row)
+    yield from _images(row)
     yield from _contrast(row["contrast"])
     for title, text, spans in (
         ("Prompt", row["prompt"], None),
@@ -117,7 +117,7 @@ def _describe(row: Mapping[str, Any], facts: RunFacts | None) -> Iterator[str]:
     yield from _provenance(row["provenance"])
 
 
-def _pictures(row: Mapping[str, Any]) -> Iterator[str]:
+def _images(row: Mapping[str, Any]) -> Iterator[str]:
     for title, name in (("original ", "chosen_image"), ("near miss", "rejected_image")):
         image = row[name]
         if image and image["bytes"]:
@@ -152,7 +152,7 @@ def _regions(row: Mapping[str, Any]) -> Iterator[str]:
             mask = region["mask"]
             runs = Mask(mask["height"], mask["width"], tuple(mask["counts"]))
             share = 100 * runs.area / max(runs.height * runs.width, 1)
-            text += f"; mask {runs.area:,} pixels, {share:.1f} % of the picture"
+            text += f"; mask {runs.area:,} pixels, {share:.1f} % of the image"
         yield from _wrapped(text)
 
 

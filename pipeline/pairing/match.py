@@ -1,7 +1,7 @@
 """The pass before a retrieval run: vectors of all images, partners, and the manifest with them.
 
     RUN/vectors/vectors-00000.parquet    one a shard, made by the same engine as the parts
-    RUN/seeds/                           written again, every seed with its counterpart
+    RUN/seeds/                           written again, every seed with its given negative
     RUN/matches.json                     how many found one; its existence says that it is done
 
 Whatever ends the process, the same command goes on: files that are there are not made again.
@@ -31,13 +31,13 @@ from pipeline.pairing.neighbours import (
     choose,
     nearest,
 )
-from pipeline.recipes.pairing import Matching
+from pipeline.recipes.pairing import Pairing
 from schemas.files import Folder
 from schemas.holdout import FOLD, TRAIN, VALIDATION
 from schemas.ids import content_id
 from schemas.manifest import read_seeds, write_seeds
 from schemas.outcomes import Origin
-from schemas.records import SCHEMA_VERSION, CounterpartRef, ImageRef, Kind, SeedRef
+from schemas.records import SCHEMA_VERSION, GivenNegativeRef, ImageRef, Kind, SeedRef
 from schemas.vectors import read_vectors, vectors_name
 from stages.decide.vectorizer import Vectorizer
 from stages.read.loader import Loader
@@ -47,18 +47,18 @@ from workers.worker import Assignment
 
 log = logging.getLogger(__name__)
 
-MATCHES_FILE = "matches.json"
+PAIRING_FILE = "pairing.json"
 
 
 @dataclass(frozen=True)
-class MatchRequest:
+class PairingRequest:
     """What to pair, and how."""
 
     run: Folder
     """The run directory, with its manifest."""
     num_shards: int
     """Shards of the manifest."""
-    matching: Matching
+    pairing: Pairing
     """The recipe's settings."""
     loader: Loader
     """The recipe's loader; the vectors are of the images that it gives."""
@@ -84,13 +84,13 @@ class _Images:
     """Image number of each seed that has one."""
 
 
-def match_images(request: MatchRequest) -> None:
-    """Give every seed of the manifest a counterpart, where there is one. Safe to repeat.
+def pair_images(request: PairingRequest) -> None:
+    """Give every seed of the manifest a given negative, where there is one. Safe to repeat.
 
     Raises what stopped the vectors from being made, and UsageError for an input with one image.
     """
     run = request.run
-    if run.exists(MATCHES_FILE):
+    if run.exists(PAIRING_FILE):
         return
     _make_vectors(request)
     images = _images(run, request.num_shards)
@@ -113,24 +113,24 @@ def match_images(request: MatchRequest) -> None:
     fold_of = {seed: VALIDATION if folds[images.of_seed[seed]] else TRAIN for seed in placed}
     _write_manifest(run, request.num_shards, found, fold_of)
     facts = {"images": len(images.ids), "seeds": len(seeds), "matched": len(found)}
-    run.write_json(MATCHES_FILE, facts)
+    run.write_json(PAIRING_FILE, facts)
     log.info(
         "%d of %d seeds have a similar image among %d", len(found), len(seeds), len(images.ids)
     )
 
 
-def _make_vectors(request: MatchRequest) -> None:
+def _make_vectors(request: PairingRequest) -> None:
     run = request.run
     missing = [s for s in range(request.num_shards) if not run.exists(vectors_name(s))]
     if not missing:
         return
     log.info("vectors of %d of %d shards to make", len(missing), request.num_shards)
-    origin = Origin("matching", "", request.run_seed, "", SCHEMA_VERSION, ())
+    origin = Origin("pairing", "", request.run_seed, "", SCHEMA_VERSION, ())
     chain = Chain(
         origin,
         (
-            Link("loader", replace(request.loader, counterpart=False)),
-            Link("embedder", Vectorizer(request.matching.embedder)),
+            Link("loader", replace(request.loader, given_negative=False)),
+            Link("embedder", Vectorizer(request.pairing.embedder)),
         ),
     )
     assignment = Assignment(run, request.attempt, {}, vectors=True)
@@ -174,19 +174,19 @@ def _images(run: Folder, num_shards: int) -> _Images:
     return _Images(vectors, list(number), of_seed)
 
 
-def _folds(image_ids: Sequence[str], request: MatchRequest) -> NDArray[np.int8]:
+def _folds(image_ids: Sequence[str], request: PairingRequest) -> NDArray[np.int8]:
     """1 for each image that is set aside. Its content and the run's seed decide."""
-    share = request.matching.validation
+    share = request.pairing.validation
     draws = [int(content_id("fold", request.run_seed, i)[:13], 16) / 16**13 for i in image_ids]
     return np.array([draw < share for draw in draws], np.int8)
 
 
 def _neighbours(
-    vectors: NDArray[np.float32], folds: NDArray[np.int8], request: MatchRequest
+    vectors: NDArray[np.float32], folds: NDArray[np.int8], request: PairingRequest
 ) -> Neighbours:
     """The nearest images of every image, block by block: here, or as tasks on the cluster."""
-    window = Window(request.matching.min_similarity, request.matching.max_similarity)
-    count = request.matching.neighbours
+    window = Window(request.pairing.min_similarity, request.pairing.max_similarity)
+    count = request.pairing.neighbours
     blocks = [
         (start, min(start + QUERY_ROWS, len(vectors)))
         for start in range(0, len(vectors), QUERY_ROWS)
@@ -246,7 +246,7 @@ def _write_manifest(
     found: Mapping[str, tuple[str, Match]],
     fold_of: Mapping[str, str],
 ) -> None:
-    """The manifest again, every matched seed with its counterpart."""
+    """The manifest again, every matched seed with its given negative."""
     wanted = {partner for partner, _ in found.values()}
     image_of: dict[str, ImageRef] = {}
     for shard in range(num_shards):
@@ -265,16 +265,16 @@ def _with_partner(
     image_of: Mapping[str, ImageRef],
 ) -> SeedRef:
     if ref.seed_id not in found:
-        return replace(ref, counterpart=None)
+        return replace(ref, given_negative=None)
     partner, match = found[ref.seed_id]
     return replace(
         ref,
-        counterpart=CounterpartRef(
+        given_negative=GivenNegativeRef(
             image=image_of[partner],
             answer=None,
             kind=Kind.SCENE,
             params={
-                "counterpart_seed": partner,
+                "given_seed": partner,
                 "similarity": f"{match.similarity:.4f}",
                 FOLD: fold_of[ref.seed_id],
             },

@@ -25,9 +25,9 @@ class Window(NamedTuple):
     """Which similarities make a pair."""
 
     low: float
-    """Below this cosine the pictures have nothing in common."""
+    """Below this cosine the images have nothing in common."""
     high: float
-    """Above this cosine they are the same picture, or nearly."""
+    """Above this cosine they are the same image, or nearly."""
 
 
 @dataclass(frozen=True)

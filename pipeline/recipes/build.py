@@ -20,7 +20,7 @@ from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import UsageError
-from pipeline.recipes.pairing import Matching
+from pipeline.recipes.pairing import Pairing
 from pipeline.recipes.table import STAGES
 from pipeline.yaml_file import read_yaml
 from schemas.ids import content_id
@@ -41,7 +41,7 @@ class RecipeFile(BaseModel):
     """Seeds in one shard: the unit of work, of retry and of commit."""
     stages: dict[str, dict[str, Any] | None] | None = None
     """Stage keys in order, each with its settings."""
-    matching: dict[str, Any] | None = None
+    pairing: dict[str, Any] | None = None
     """How images of the input are paired with each other before the run, if they are."""
     mix: Annotated[list[str], MinLen(1)] | None = None
     """Names of recipes (or YAML files) that every seed goes through, one after the other."""
@@ -83,15 +83,15 @@ class RecipeBook:
     """Seeds in one shard."""
     recipes: tuple[Recipe, ...]
     """The chains; every seed goes through all of them."""
-    matching: Matching | None = None
+    pairing: Pairing | None = None
     """How images of the input are paired with each other before the run."""
 
     @property
     def digest(self) -> str:
         """Content id over all members."""
         parts = [recipe.digest for recipe in self.recipes]
-        if self.matching is not None:
-            parts.append(json.dumps(settings_of(self.matching), sort_keys=True))
+        if self.pairing is not None:
+            parts.append(json.dumps(settings_of(self.pairing), sort_keys=True))
         return content_id(self.name, *parts)
 
 
@@ -118,11 +118,11 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
         if path == ["shard_size"]:
             used[i] = True
             book = _validated(book.name, {**book.model_dump(), "shard_size": value})
-        elif path[0] == "matching" and len(path) > 1 and book.matching is not None:
+        elif path[0] == "pairing" and len(path) > 1 and book.pairing is not None:
             used[i] = True
-            changed = dict(book.matching)
+            changed = dict(book.pairing)
             _set(overrides[i], changed, path[1:], value)
-            book = book.model_copy(update={"matching": changed})
+            book = book.model_copy(update={"pairing": changed})
     recipes = []
     for member in members:
         if not member.stages:
@@ -143,16 +143,16 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
                 f"--set {text}: recipe {book.name} has no such key; it has shard_size and the "
                 f"stages {', '.join(known)}"
             )
-    matching = None if book.matching is None else _matching(book.name, dict(book.matching))
-    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), matching)
+    pairing = None if book.pairing is None else _pairing(book.name, dict(book.pairing))
+    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), pairing)
 
 
-def _matching(recipe: str, settings: dict[str, Any]) -> Matching:
-    where = f"recipe {recipe}: matching"
+def _pairing(recipe: str, settings: dict[str, Any]) -> Pairing:
+    where = f"recipe {recipe}: pairing"
     embedders = STAGES["embedder"].backends["appearance"]
     settings["embedder"] = _build_backend(f"{where}.embedder", embedders, settings.get("embedder"))
-    matching: Matching = _instance(where, Matching, settings)
-    return matching
+    pairing: Pairing = _instance(where, Pairing, settings)
+    return pairing
 
 
 def settings_of(value: object) -> dict[str, Any]:

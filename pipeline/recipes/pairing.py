@@ -9,7 +9,7 @@ from annotated_types import Ge, Le, Lt
 
 
 @dataclass(frozen=True)
-class Matching:
+class Pairing:
     """Gives each seed a partner: another image of the input, similar but not the same.
 
     SymMPO (arXiv 2506.11712) pairs each image with a similar one; its thresholds are not published.
@@ -18,11 +18,11 @@ class Matching:
     __pydantic_config__: ClassVar = {"extra": "forbid", "arbitrary_types_allowed": True}
 
     embedder: Any
-    """Backend whose cosines say how alike two pictures are."""
+    """Backend whose cosines say how alike two images are."""
     min_similarity: Annotated[float, Ge(-1), Le(1)] = 0.6
-    """Below this cosine the pictures have nothing in common."""
+    """Below this cosine the images have nothing in common."""
     max_similarity: Annotated[float, Ge(-1), Le(1)] = 0.95
-    """Above this cosine they are the same picture, or nearly."""
+    """Above this cosine they are the same image, or nearly."""
     neighbours: Annotated[int, Ge(1), Le(1024)] = 32
     """How many of the most similar images are considered; a later one is taken where the pairs
     with the earlier ones exist already."""

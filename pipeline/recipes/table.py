@@ -40,11 +40,11 @@ from stages.edit.cropper import Cropper
 from stages.edit.duplicator import Duplicator
 from stages.edit.editor import Editor
 from stages.edit.flipper import Flipper
-from stages.edit.given_negative import BroughtCounterpart
+from stages.edit.given_negative import UseGivenNegative
 from stages.edit.inpainter import Inpainter
 from stages.edit.recolorer import Recolorer
 from stages.edit.synthesizer import Synthesizer
-from stages.language.answer_pairs import Pairer
+from stages.language.answer_pairs import AnswerPairer
 from stages.language.answerer import Answerer
 from stages.language.describer import Describer
 from stages.language.judge import Judge
@@ -84,14 +84,14 @@ STAGES: Mapping[str, Choice] = {
     "duplicator": Choice(Duplicator, {}),
     "flipper": Choice(Flipper, {}),
     "cropper": Choice(Cropper, {}),
-    "brought_counterpart": Choice(BroughtCounterpart, {}),
+    "given_negative": Choice(UseGivenNegative, {}),
     "planner": Choice(Planner, {"chat": CHATS}),
     "editor": Choice(
         Editor, {"backend": [QwenImageEditPlus, QwenImageEdit, FluxKontext], "check": CHATS}
     ),
     "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChat]}),
     "judge": Choice(Judge, {"chat": CHATS}),
-    "pairer": Choice(Pairer, {}),
+    "answer_pairs": Choice(AnswerPairer, {}),
     "describer": Choice(Describer, {"chat": CHATS}),
     "synthesizer": Choice(Synthesizer, {"backend": [Flux, QwenImage, ZImage]}),
     "questioner": Choice(Questioner, {"chat": CHATS}),

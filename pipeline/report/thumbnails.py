@@ -34,12 +34,12 @@ class Thumbnail(NamedTuple):
 def thumbnail(data: bytes) -> Thumbnail | None:
     """The picture, shrunk to `LONG_SIDE`; None if it cannot be decoded."""
     try:
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            size = picture.size
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            size = image.size
             # Lets the JPEG decoder skip detail that the thumbnail cannot hold; twice the size is
             # kept, so that the filter below and not the decoder decides how it looks.
-            picture.draft("RGB", (2 * LONG_SIDE, 2 * LONG_SIDE))
-            small = picture.convert("RGB")
+            image.draft("RGB", (2 * LONG_SIDE, 2 * LONG_SIDE))
+            small = image.convert("RGB")
     # A dropped row may hold anything; the card then says so in the picture's place.
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return None
@@ -50,31 +50,31 @@ def thumbnail(data: bytes) -> Thumbnail | None:
     return Thumbnail(uri, small.width, small.height, size)
 
 
-def outline(regions: Sequence[Mapping[str, Any]], picture: Thumbnail) -> str:
+def outline(regions: Sequence[Mapping[str, Any]], image: Thumbnail) -> str:
     """SVG path data around the regions' masks (or boxes), in pixels of the thumbnail.
 
     Empty where nothing is left to draw. ValueError if a mask is damaged.
     """
-    return "".join(_region_path(region, picture) for region in regions[:_MAX_REGIONS])
+    return "".join(_region_path(region, image) for region in regions[:_MAX_REGIONS])
 
 
-def _region_path(region: Mapping[str, Any], picture: Thumbnail) -> str:
+def _region_path(region: Mapping[str, Any], image: Thumbnail) -> str:
     mask = region.get("mask")
     path = ""
     if mask is not None:
         runs = Mask(mask["height"], mask["width"], tuple(mask["counts"]))
-        path = _mask_path(runs, picture)
+        path = _mask_path(runs, image)
     # A region thinner than a thumbnail pixel leaves no contour; its box still shows where it is.
-    return path or _box_path(region.get("box"), picture)
+    return path or _box_path(region.get("box"), image)
 
 
-def _mask_path(mask: Mask, picture: Thumbnail) -> str:
+def _mask_path(mask: Mask, image: Thumbnail) -> str:
     array = mask.to_array()
     if array.size == 0:
         return ""
     small = cv2.resize(
         array.astype(np.uint8) * 255,
-        (picture.width, picture.height),
+        (image.width, image.height),
         interpolation=cv2.INTER_AREA,
     )
     found, _ = cv2.findContours(
@@ -91,10 +91,10 @@ def _polygon(points: Any) -> str:
     return "M" + "L".join(f"{x}.5 {y}.5" for x, y in points.tolist()) + "Z"
 
 
-def _box_path(box: Sequence[float] | None, picture: Thumbnail) -> str:
+def _box_path(box: Sequence[float] | None, image: Thumbnail) -> str:
     if not box:
         return ""
-    width, height = picture.original_size
-    sx, sy = picture.width / max(width, 1), picture.height / max(height, 1)
+    width, height = image.original_size
+    sx, sy = image.width / max(width, 1), image.height / max(height, 1)
     x0, y0, x1, y1 = (round(v * s, 1) for v, s in zip(box, (sx, sy, sx, sy), strict=True))
     return f"M{x0} {y0}H{x1}V{y1}H{x0}Z" if x1 > x0 and y1 > y0 else ""

@@ -41,7 +41,7 @@ EXPLANATIONS: Mapping[str, str] = {
     "exchanged, so the mirrored picture would not make it wrong.",
     Reason.SIDE_IN_PROMPT: "The prompt itself says left or right, so mirroring would change "
     "the question.",
-    Reason.NO_COUNTERPART: "The input row has no other image, or no answer that is true of it.",
+    Reason.NO_GIVEN_NEGATIVE: "The input row has no other image, or no answer that is true of it.",
     Reason.SHAPE_MISMATCH: "The two images that the row brought differ too much in shape to be "
     "shown at one size.",
     Reason.EXTREME_ASPECT: "The picture is too long and narrow for the model that was to edit or "

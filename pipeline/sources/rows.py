@@ -17,7 +17,7 @@ from pipeline.sources.formats.errors import shown
 from pipeline.sources.formats.text import PlacedRow
 from pipeline.sources.presets import Mapped
 from schemas.ids import content_id
-from schemas.records import CounterpartRef, Drop, Kind, Reason, Region, SeedRef
+from schemas.records import Drop, GivenNegativeRef, Kind, Reason, Region, SeedRef
 
 MAX_TEXT_CHARS = 20_000
 """Longer texts are no answers but damage: a whole file in one cell."""
@@ -86,7 +86,7 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
     origin = label_text(place, "source", cell("source"))
     licence = label_text(place, "license", cell("license"))
 
-    counterpart = _counterpart(row, mapped, image_root, texts)
+    given_negative = _given_negative(row, mapped, image_root, texts)
 
     if not chosen.strip():
         detail = f"no answer in column {columns['chosen']}"
@@ -94,8 +94,8 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
     own_id = _own_id(row, columns.get("id"))
     if own_id is None:
         parts = (prompt, chosen, rejected or "", licence or "", *map(repr, found))
-        if counterpart is not None:
-            parts += (counterpart[0].answer or "", counterpart[1])
+        if given_negative is not None:
+            parts += (given_negative[0].answer or "", given_negative[1])
         own_id = content_id("row", *parts, image.identity)
     seed_id = texts.storable("id", own_id)
     if seed_id != own_id or len(seed_id) > MAX_ID_CHARS:
@@ -115,13 +115,13 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
         source=texts.storable("source", f"{origin}: {place}" if origin else str(place)),
         license=texts.optional("license", licence),
         defect=texts.defect,
-        counterpart=counterpart[0] if counterpart is not None else None,
+        given_negative=given_negative[0] if given_negative is not None else None,
     )
 
 
-def _counterpart(
+def _given_negative(
     row: PlacedRow, mapped: Mapped, image_root: str, texts: _Texts
-) -> tuple[CounterpartRef, str] | None:
+) -> tuple[GivenNegativeRef, str] | None:
     """The other half of the pair, and what names its image; None if no column feeds its image."""
     columns, place = mapped.columns, row.place
     if "counterfactual_image" not in columns:
@@ -133,7 +133,7 @@ def _counterpart(
     named = cell_of(row.cells, columns.get("kind")) or mapped.defaults.get("kind")
     if named is not None and named not in set(Kind):
         raise place.error("kind", f"found {shown(named)}", ", ".join(Kind))
-    ref = CounterpartRef(
+    ref = GivenNegativeRef(
         image.ref,
         texts.optional("counterfactual", answer or None),
         None if named is None else Kind(named),

@@ -19,7 +19,7 @@ class Limits:
     """What the scores of one kind of contrast must keep to; None leaves a side open."""
 
     min_appearance: Annotated[float, Ge(-1), Le(1)] | None = None
-    """Below this cosine the two pictures no longer show the same scene."""
+    """Below this cosine the two images no longer show the same scene."""
     max_detail: Annotated[float, Ge(-1), Le(1)] | None = None
     """Above this cosine nobody would see the difference."""
 
@@ -35,15 +35,15 @@ DEFAULT_LIMITS: Mapping[Kind, Limits] = MappingProxyType(
 )
 """Set from what `color_layout` and `gradient_grid` give on the demo's photos and scenes: an
 unchanged pair has a detail of exactly 1, the smallest removals that one still sees (0.7 % of the
-picture) 0.998; removals keep an appearance above 0.85, recoloured objects of up to a third of the
-picture above 0.43, and of unrelated photos 95 % stay below 0.6."""
+image) 0.998; removals keep an appearance above 0.85, recoloured objects of up to a third of the
+image above 0.43, and of unrelated photos 95 % stay below 0.6."""
 
 
 @dataclass(frozen=True)
 class DoubleThreshold(RecordStage[ScoredCandidate, ScoredCandidate]):
     """The double filter of MVC (arXiv 2502.13928), with limits for each kind of contrast.
 
-    MVC takes SigLIP above 0.7 and DINOv2 below 0.5 for pictures generated as a whole, and exempts
+    MVC takes SigLIP above 0.7 and DINOv2 below 0.5 for images generated as a whole, and exempts
     mirrored ones; a local edit keeps far more detail, so limits belong to the kind of contrast and
     to the embedders. A score that equals its limit passes.
     """

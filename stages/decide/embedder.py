@@ -17,10 +17,10 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class EmbedderBackend(Backend, Protocol):
-    """Turns pictures into vectors whose cosine says how alike the pictures are."""
+    """Turns images into vectors whose cosine says how alike the images are."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB picture, in order."""
+        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB image, in order."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Embedder(Stage[Candidate, ScoredCandidate]):
         row_of = {data: row for row, data in enumerate(images)}
         pictures = [decode(image) for image in images.values()]
         vectors = {
-            name: unit_rows(backend, backend.embed(pictures), "pictures", len(pictures))
+            name: unit_rows(backend, backend.embed(pictures), "images", len(pictures))
             for name, backend in (("appearance", self.appearance), ("detail", self.detail))
         }
         outcomes = []

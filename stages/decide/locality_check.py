@@ -22,7 +22,7 @@ class LocalityCheck(RecordStage[ScoredCandidate, VerifiedCandidate]):
 
     Adds the scores "changed_inside" and "changed_outside": shares of the pixels there that differ
     visibly. A candidate without regions may have changed anywhere; then "changed_inside" is over
-    the whole picture and "changed_outside" is 0.
+    the whole image and "changed_outside" is 0.
     """
 
     consumes: ClassVar[type] = ScoredCandidate
@@ -40,7 +40,7 @@ class LocalityCheck(RecordStage[ScoredCandidate, VerifiedCandidate]):
     """Largest share of the pixels beyond the margin that may have changed."""
     min_anywhere: Annotated[float, Ge(0), Le(1)] = 0.01
     """Smallest share of all pixels that must have changed where a candidate has no regions; a
-    mirrored picture that is symmetric stays below it."""
+    mirrored image that is symmetric stays below it."""
 
     def process_one(self, record: ScoredCandidate) -> Sequence[VerifiedCandidate] | Drop:
         """The verified candidate, or NO_CHANGE_INSIDE or CHANGE_OUTSIDE.
@@ -57,7 +57,7 @@ class LocalityCheck(RecordStage[ScoredCandidate, VerifiedCandidate]):
             where, least = "the region", self.min_inside
         else:
             inside, outside = float(changed.mean()), 0.0
-            where, least = "the picture", self.min_anywhere
+            where, least = "the image", self.min_anywhere
         if inside < least:
             return Drop(
                 Reason.NO_CHANGE_INSIDE, f"{inside:.2%} of {where} changed, at least {least:.2%}"
@@ -103,7 +103,7 @@ def _union(regions: Sequence[Region], height: int, width: int) -> NDArray[np.boo
         if (region.mask.height, region.mask.width) != (height, width):
             raise ValueError(
                 f'mask of "{region.label}" is {region.mask.height}x{region.mask.width}, '
-                f"the picture {height}x{width}"
+                f"the image {height}x{width}"
             )
         union |= region.mask.to_array()
     if not union.any():

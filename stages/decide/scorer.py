@@ -20,10 +20,10 @@ UnitRows = NDArray[np.float32]
 
 @runtime_checkable
 class ImageTextBackend(Backend, Protocol):
-    """Puts pictures and sentences into one space, where the cosine says how well they agree."""
+    """Puts images and sentences into one space, where the cosine says how well they agree."""
 
     def embed_images(self, images: Sequence[Pixels]) -> UnitRows:
-        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB picture, in order."""
+        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB image, in order."""
 
     def embed_texts(self, texts: Sequence[str]) -> UnitRows:
         """[M, D] rows of unit length, in order; ValueError for a text that does not fit."""
@@ -34,7 +34,7 @@ class ImageTextBackend(Backend, Protocol):
 
 @runtime_checkable
 class SplitterBackend(Backend, Protocol):
-    """Takes answers apart into statements that each can be held against a picture."""
+    """Takes answers apart into statements that each can be held against an image."""
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
         """The sentences of each text, in order; at least one each."""
@@ -45,7 +45,7 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
     """Adds "answer_similarity", the sum over the answer's sentences of AdaViP's equation 9.
 
     That is the cosine of the near miss and each sentence of `seed.chosen` (arXiv 2504.15619): of
-    several near misses of one picture the one with the lowest sum shows least of what the answer
+    several near misses of one image the one with the lowest sum shows least of what the answer
     says. All of a seed's have the same sentences, so sums may be compared within a seed; across
     seeds divide by "answer_sentences", which is stored beside it. Cosines, not the model's scaled
     logits: the scale is the same for all and changes no order.
@@ -58,7 +58,7 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
     produces: ClassVar[type] = ScoredCandidate
 
     backend: ImageTextBackend
-    """What compares pictures and sentences."""
+    """What compares images and sentences."""
     splitter: SplitterBackend
     """What finds the sentences."""
 
@@ -69,7 +69,7 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
     def process(self, batch: Sequence[ScoredCandidate]) -> Sequence[Sequence[ScoredCandidate]]:
         """One record for each, with two more scores; no drops.
 
-        Every picture and every sentence of the batch is embedded once. ValueError if a backend
+        Every image and every sentence of the batch is embedded once. ValueError if a backend
         gives rows that are not unit vectors, or a text without sentences.
         """
         if not batch:
@@ -79,13 +79,13 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
         texts = list(dict.fromkeys(text for parts in sentences.values() for text in parts))
         pictures = {r.candidate.rejected_image.bytes: r.candidate.rejected_image for r in batch}
         shown = self.backend.embed_images([decode(image) for image in pictures.values()])
-        seen = unit_rows(self.backend, shown, "pictures", len(pictures))
+        seen = unit_rows(self.backend, shown, "images", len(pictures))
         read = unit_rows(self.backend, self.backend.embed_texts(texts), "sentences", len(texts))
-        picture_rows = dict(zip(pictures, seen, strict=True))
+        image_rows = dict(zip(pictures, seen, strict=True))
         text_rows = dict(zip(texts, read, strict=True))
         outcomes = []
         for record in batch:
-            picture = picture_rows[record.candidate.rejected_image.bytes]
+            picture = image_rows[record.candidate.rejected_image.bytes]
             parts = sentences[record.candidate.seed.chosen]
             total = sum(cosine(picture, text_rows[text]) for text in parts)
             added = {"answer_similarity": total, "answer_sentences": float(len(parts))}

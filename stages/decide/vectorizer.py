@@ -19,15 +19,15 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class VectorBackend(Backend, Protocol):
-    """Turns pictures into vectors whose cosine says how alike the pictures are."""
+    """Turns images into vectors whose cosine says how alike the images are."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB picture, in order."""
+        """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB image, in order."""
 
 
 @dataclass(frozen=True)
 class Vectorizer(Stage[Seed, Vectored]):
-    """The vectors of the seeds' images; seeds about one picture share one computation."""
+    """The vectors of the seeds' images; seeds about one image share one computation."""
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Vectored
@@ -43,7 +43,7 @@ class Vectorizer(Stage[Seed, Vectored]):
         """One vector for each seed; no drops. ValueError for rows that are no unit vectors."""
         images = {seed.image.bytes: seed.image for seed in batch}
         given = self.backend.embed([decode(i) for i in images.values()])
-        rows = unit_rows(self.backend, given, "pictures", len(images))
+        rows = unit_rows(self.backend, given, "images", len(images))
         row_of = {data: tuple(row.tolist()) for data, row in zip(images, rows, strict=True)}
         return [
             [Vectored(seed.seed_id, content_id(seed.image.bytes), row_of[seed.image.bytes])]

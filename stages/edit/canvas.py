@@ -1,8 +1,8 @@
-"""Reversible padding: a picture on a canvas of the size that an editor works at, and back.
+"""Reversible padding: an image on a canvas of the size that an editor works at, and back.
 
 An editor resizes what it gets to sizes of its own, each side rounded for itself, and so returns
-another size and a slightly stretched picture (QwenLM/Qwen-Image issues 160 and 229). A size that
-this rounding maps to itself is left alone. So a picture is scaled uniformly, its border reflected
+another size and a slightly stretched image (QwenLM/Qwen-Image issues 160 and 229). A size that
+this rounding maps to itself is left alone. So an image is scaled uniformly, its border reflected
 up to such a size, and the result cropped and scaled back by the same numbers.
 
 Knows arrays and boxes, not models.
@@ -23,7 +23,7 @@ from stages.pixels import Pixels
 
 
 class Size(NamedTuple):
-    """Of a picture, in pixels."""
+    """Of an image, in pixels."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ def fixed_points(
 ) -> list[Size]:
     """All sizes of whole `multiple`s that an editor's own resize leaves as they are.
 
-    `rule` gives the (width, height) that the editor brings a picture of an aspect ratio to. Sizes
+    `rule` gives the (width, height) that the editor brings an image of an aspect ratio to. Sizes
     more elongated than `max_elongation` are left out. Sorted.
     """
     longest = max(*rule(max_elongation), *rule(1 / max_elongation))
@@ -68,27 +68,27 @@ def fixed_points(
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """Where a picture lies on its canvas."""
+    """Where an image lies on its canvas."""
 
     source: Size
-    """Of the picture."""
+    """Of the image."""
     size: Size
     """Of the canvas."""
     content: Size
-    """Of the picture on the canvas: scaled by one factor, but for rounding to whole pixels."""
+    """Of the image on the canvas: scaled by one factor, but for rounding to whole pixels."""
     left: int
-    """Columns of border to the left of the picture."""
+    """Columns of border to the left of the image."""
     top: int
-    """Rows of border above the picture."""
+    """Rows of border above the image."""
 
     def __str__(self) -> str:
         """For provenance: "1184x896, 1180x886 at 2,5"."""
         return f"{self.size}, {self.content} at {self.left},{self.top}"
 
     def place(self, pixels: Pixels) -> Pixels:
-        """The canvas with the picture on it, its border reflected; [H, W, 3] of `size`.
+        """The canvas with the image on it, its border reflected; [H, W, 3] of `size`.
 
-        ValueError for a picture of another size.
+        ValueError for an image of another size.
         """
         _require_size(pixels, self.source)
         scaled = resized(pixels, self.content)
@@ -98,7 +98,7 @@ class Canvas:
         return np.pad(scaled, border, mode="reflect")
 
     def restore(self, pixels: Pixels) -> Pixels:
-        """The picture on a canvas, back in its own size; [H, W, 3] of `source`.
+        """The image on a canvas, back in its own size; [H, W, 3] of `source`.
 
         ValueError for a canvas of another size.
         """
@@ -108,7 +108,7 @@ class Canvas:
         return resized(np.ascontiguousarray(pixels[rows, columns]), self.source)
 
     def to_canvas(self, box: Box) -> Box:
-        """A box in pixels of the picture, in pixels of the canvas."""
+        """A box in pixels of the image, in pixels of the canvas."""
         x, y = self._factors
         scaled = box.scaled(x, y)
         return Box(
@@ -116,7 +116,7 @@ class Canvas:
         )
 
     def from_canvas(self, box: Box) -> Box:
-        """A box in pixels of the canvas, in pixels of the picture."""
+        """A box in pixels of the canvas, in pixels of the image."""
         x, y = self._factors
         moved = Box(box.x0 - self.left, box.y0 - self.top, box.x1 - self.left, box.y1 - self.top)
         return moved.scaled(1 / x, 1 / y)
@@ -130,7 +130,7 @@ class Canvas:
 
 
 def canvas_for(source: Size, sizes: Sequence[Size]) -> Canvas:
-    """The canvas that a picture fills best, the picture in its middle.
+    """The canvas that an image fills best, the image in its middle.
 
     Of two that it fills equally well, the larger; ValueError for no sizes.
     """
@@ -150,15 +150,15 @@ def canvas_for(source: Size, sizes: Sequence[Size]) -> Canvas:
 
 
 def resized(pixels: Pixels, size: Size) -> Pixels:
-    """The picture in another size (Lanczos, which also averages where it reduces)."""
+    """The image in another size (Lanczos, which also averages where it reduces)."""
     if size_of(pixels) == size:
         return pixels
-    picture = PIL.Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(picture.resize(size, PIL.Image.Resampling.LANCZOS))
+    image = PIL.Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS))
 
 
 def covered(pixels: Pixels, size: Size) -> Pixels:
-    """The middle of the picture that fills `size` when scaled uniformly: what sticks out is cut."""
+    """The middle of the image that fills `size` when scaled uniformly: what sticks out is cut."""
     source = size_of(pixels)
     scale = max(size.width / source.width, size.height / source.height)
     kept = Size(
@@ -172,4 +172,4 @@ def covered(pixels: Pixels, size: Size) -> Pixels:
 
 def _require_size(pixels: Pixels, size: Size) -> None:
     if size_of(pixels) != size:
-        raise ValueError(f"picture is {size_of(pixels)}, expected {size}")
+        raise ValueError(f"image is {size_of(pixels)}, expected {size}")

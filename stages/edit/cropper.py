@@ -1,4 +1,4 @@
-"""A small crop of the picture in its place, as in mDPO (arXiv 2406.11839)."""
+"""A small crop of the image in its place, as in mDPO (arXiv 2406.11839)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stages.pixels import decode, encode_pair
 
 @dataclass(frozen=True)
 class Cropper(RecordStage[Seed, Candidate]):
-    """Crop a random box and enlarge it to the size of the picture; no counterfactual answer.
+    """Crop a random box and enlarge it to the size of the image; no counterfactual answer.
 
     The box is drawn as torchvision's `RandomResizedCrop` does it in mDPO's code: the share of the
     area uniform in [min_area, max_area], the aspect ratio log-uniform in [3/4, 4/3]. One draw a
@@ -34,9 +34,9 @@ class Cropper(RecordStage[Seed, Candidate]):
     produces: ClassVar[type] = Candidate
 
     min_area: Annotated[float, Gt(0), Le(1)] = 0.01
-    """Smallest crop, as a share of the picture's area."""
+    """Smallest crop, as a share of the image's area."""
     max_area: Annotated[float, Gt(0), Le(1)] = 0.2
-    """Largest crop, as a share of the picture's area; at least `min_area`."""
+    """Largest crop, as a share of the image's area; at least `min_area`."""
     max_shown: Annotated[float, Ge(0), Le(1)] = 0.5
     """Largest share of a mentioned region's box that the crop should show."""
     attempts: Annotated[int, Ge(1)] = 10
@@ -84,9 +84,9 @@ class Cropper(RecordStage[Seed, Candidate]):
                 seed=record,
                 contrast=Contrast(
                     kind=Kind.CROP,
-                    target="picture",
+                    target="image",
                     replacement=None,
-                    instruction=f"crop the picture to {x1 - x0}x{y1 - y0} at ({x0}, {y0})",
+                    instruction=f"crop the image to {x1 - x0}x{y1 - y0} at ({x0}, {y0})",
                 ),
                 regions=(),
                 chosen_image=chosen_image,

@@ -1,10 +1,10 @@
-"""Where an edited picture differs visibly from its original, and what of it was meant.
+"""Where an edited image differs visibly from its original, and what of it was meant.
 
-Knows arrays. Both pictures are uint8 [H, W, 3] RGB of one size, registered to each other.
+Knows arrays. Both images are uint8 [H, W, 3] RGB of one size, registered to each other.
 
-An editor paints the whole picture anew: every pixel differs a little, edges are softer, the tint is
+An editor paints the whole image anew: every pixel differs a little, edges are softer, the tint is
 another. So colours are compared after a blur (what a decoder does to single pixels goes), without
-the tint that all of the picture took on, and what is left must hold together in an area.
+the tint that all of the image took on, and what is left must hold together in an area.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stages.pixels import Pixels
 BoolMask = NDArray[np.bool_]
 
 _BLUR = 0.002
-"""Sigma, as a share of the diagonal: 2.6 pixels of a picture of a megapixel."""
+"""Sigma, as a share of the diagonal: 2.6 pixels of an image of a megapixel."""
 _OPENING = 0.003
 """Radius below which what differs is an edge that came out softer, not a thing; same unit."""
 _CLOSING = 0.01
@@ -28,14 +28,14 @@ _CLOSING = 0.01
 
 
 def tint(original: Pixels, edited: Pixels) -> NDArray[np.float32]:
-    """[3] levels by which the channels of most of the picture differ: their median."""
+    """[3] levels by which the channels of most of the image differ: their median."""
     apart = edited.astype(np.int16) - original
     levels: NDArray[np.float32] = np.median(apart.reshape(-1, 3), axis=0).astype(np.float32)
     return levels
 
 
 def without_tint(edited: Pixels, tint: NDArray[np.float32]) -> Pixels:
-    """The picture with the tint taken off."""
+    """The image with the tint taken off."""
     even: Pixels = np.rint(edited - tint).clip(0, 255).astype(np.uint8)
     return even
 
@@ -46,14 +46,14 @@ def visible_change(original: Pixels, edited: Pixels, delta: float) -> BoolMask:
     A change of the whole tint is none. ValueError if the sizes differ.
     """
     if original.shape != edited.shape:
-        raise ValueError(f"edited picture is {edited.shape}, the original {original.shape}")
+        raise ValueError(f"edited image is {edited.shape}, the original {original.shape}")
     even = without_tint(edited, tint(original, edited))
     sigma = max(_BLUR * _diagonal(original), 0.8)
     labs = (
         cv2.cvtColor(
-            cv2.GaussianBlur(picture, (0, 0), sigma).astype(np.float32) / 255, cv2.COLOR_RGB2LAB
+            cv2.GaussianBlur(image, (0, 0), sigma).astype(np.float32) / 255, cv2.COLOR_RGB2LAB
         )
-        for picture in (original, even)
+        for image in (original, even)
     )
     first, second = labs
     apart = np.sqrt(np.sum((first - second) ** 2, axis=2))
@@ -86,7 +86,7 @@ def grown(mask: BoolMask, radius: int) -> BoolMask:
 
 def opened(mask: BoolMask, radius: int) -> BoolMask:
     """The mask without what is narrower than twice so many pixels."""
-    # A border reflected, so that a change that leaves the picture is not narrow there.
+    # A border reflected, so that a change that leaves the image is not narrow there.
     padded = np.pad(mask, radius, mode="symmetric").astype(np.uint8)
     done = cv2.morphologyEx(padded, cv2.MORPH_OPEN, _disc(radius))
     kept: BoolMask = done[radius : radius + mask.shape[0], radius : radius + mask.shape[1]] > 0

@@ -1,4 +1,4 @@
-"""Copy an object to a free place in the picture, and raise its number in the answer by one."""
+"""Copy an object to a free place in the image, and raise its number in the answer by one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 _SEARCH_SIDE = 192
-"""Longer side, in pixels, of the small picture in which places are compared."""
+"""Longer side, in pixels, of the small image in which places are compared."""
 _TRIES = 8
 """How many of the best places are checked at full size."""
 
@@ -43,7 +43,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     """Paste a copy of the region at about its own height, where the surroundings look alike.
 
     The answer must count the region's noun ("two dogs", "a dog") and as many must be annotated, or
-    found. A place is free if the copy lies inside the picture and touches neither the region nor
+    found. A place is free if the copy lies inside the image and touches neither the region nor
     the box of any other thing. Of the free places the one is taken whose surroundings and ground
     (mean and spread of lightness and colours, and texture, apart for the upper, middle and lower
     third) are most like those around the region. The copy is mirrored or not, by the row's seed.
@@ -55,12 +55,12 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     articles: bool = True
     """Whether "a dog" counts as one dog."""
     max_rise: Annotated[float, Ge(0), Le(1)] = 0.03
-    """How far up or down the copy may be moved, as a share of the picture's height."""
+    """How far up or down the copy may be moved, as a share of the image's height."""
     max_mismatch: Annotated[float, Gt(0)] = 0.42
     """Largest difference of surroundings: root mean square over bands and features of 8-bit
     differences, divided by 32."""
     max_area: Annotated[float, Gt(0), Le(1)] = 0.25
-    """Largest mask to copy, as a share of the picture's area."""
+    """Largest mask to copy, as a share of the image's area."""
     min_whole: Annotated[float, Ge(0), Le(1)] = 0.75
     """Smallest share of the annotated box's width and of its height that the largest connected part
     of the mask must span, and of the mask's pixels that it must have: a copy of half a thing is no
@@ -146,7 +146,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         if share > self.max_area:
             return Drop(
                 Reason.REGION_TOO_LARGE,
-                f"the mask is {share:.2f} of the picture, limit {self.max_area}",
+                f"the mask is {share:.2f} of the image, limit {self.max_area}",
             )
         whole = _wholeness(mask, region.box)
         if whole < self.min_whole:
@@ -156,7 +156,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
             )
         side = np.concatenate([mask[:, 0], mask[:, -1]])
         if side.sum() > 0.02 * seed.height:
-            return Drop(Reason.NO_FREE_PLACE, "the picture's edge cuts the region off")
+            return Drop(Reason.NO_FREE_PLACE, "the image's edge cuts the region off")
         return None
 
     def _place(
@@ -209,7 +209,7 @@ def _shrunk(mask: Bools, size: tuple[int, int]) -> Bools:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """The object cut out of the picture: its box's pixels and mask, mirrored or not."""
+    """The object cut out of the image: its box's pixels and mask, mirrored or not."""
 
     pixels: Pixels
     mask: Bools
@@ -228,7 +228,7 @@ class _Stamp:
 class _Search:
     """Compares the surroundings of a shape at all offsets at once, by correlation.
 
-    Places are rows and columns of the shape's upper left corner in the small picture.
+    Places are rows and columns of the shape's upper left corner in the small image.
     """
 
     def __init__(self, picture: Pixels, mask: Bools, taken: Bools, *, flipped: bool) -> None:
@@ -296,7 +296,7 @@ class _Search:
         return mismatch
 
     def _correlate(self, spectrum: NDArray[np.complex128], kernel: Bools) -> Floats:
-        """Sums under the kernel, for each place where it lies inside the padded picture."""
+        """Sums under the kernel, for each place where it lies inside the padded image."""
         height, width = self._taken.shape
         padded = np.zeros((height, width))
         padded[: kernel.shape[0], : kernel.shape[1]] = kernel
@@ -329,7 +329,7 @@ def _is_free(taken: Bools, shape: Bools, x: int, y: int) -> bool:
 def _paste(
     picture: Pixels, stamp: _Stamp, x: int, y: int, feather_px: float
 ) -> tuple[Pixels, Bools]:
-    """The picture with the stamp's corner at (x, y), and the pasted mask."""
+    """The image with the stamp's corner at (x, y), and the pasted mask."""
     height, width = stamp.mask.shape
     padded = np.pad(stamp.mask, 1).astype(np.uint8)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]

@@ -1,4 +1,4 @@
-"""Pictures edited by instruction, so that nothing but what was meant has changed.
+"""Images edited by instruction, so that nothing but what was meant has changed.
 
 The sample editing of IC-VCO (arXiv 2605.31312): an edit "under reversible padding" and its check.
 How the paper pads is written nowhere; `canvas.py` says how this does. Knows records, not models.
@@ -34,7 +34,7 @@ BoolMask = NDArray[np.bool_]
 
 @runtime_checkable
 class EditorBackend(Backend, Protocol):
-    """What edits pictures by instruction."""
+    """What edits images by instruction."""
 
     max_tokens: int
     """Longest instruction that it reads to its end."""
@@ -51,9 +51,9 @@ class EditorBackend(Backend, Protocol):
         instructions: Sequence[str],
         seeds: Sequence[Sequence[int]],
     ) -> list[list[Pixels]]:
-        """For each picture one edit a seed, of the picture's size, which is one of `sizes`.
+        """For each image one edit a seed, of the image's size, which is one of `sizes`.
 
-        What comes of a (picture, instruction, seed) does not depend on what else is asked for.
+        What comes of a (image, instruction, seed) does not depend on what else is asked for.
         """
 
 
@@ -61,10 +61,10 @@ class EditorBackend(Backend, Protocol):
 class Editor(Stage[PlannedEdit, Candidate]):
     """Carries out planned edits, puts back what moved, and lets through what changed one thing.
 
-    The picture goes to the editor on a canvas that the editor does not resample. What comes back is
+    The image goes to the editor on a canvas that the editor does not resample. What comes back is
     registered to the original and compared with it. Where the plan names a region, a change that
     goes beyond it is drift; elsewhere the change itself is taken for the region, and drift is one
-    that spreads over most of the picture. Outside the region the original's own pixels are kept.
+    that spreads over most of the image. Outside the region the original's own pixels are kept.
     """
 
     consumes: ClassVar[type] = PlannedEdit
@@ -92,17 +92,17 @@ class Editor(Stage[PlannedEdit, Candidate]):
     visible_delta: Annotated[float, Gt(0), Le(100)] = 10.0
     """CIE76 colour difference, after a blur, from which a place counts as changed."""
     min_change: Annotated[float, Gt(0), Le(1)] = 0.0005
-    """Smallest share of the picture that must have changed (in the region, where there is one)."""
+    """Smallest share of the image that must have changed (in the region, where there is one)."""
     max_change: Annotated[float, Ge(0), Le(0.5)] = 0.5
-    """Largest share of the picture that may have changed; at most half, or nothing could be told
+    """Largest share of the image that may have changed; at most half, or nothing could be told
     from a change of tint."""
     reach: Annotated[float, Ge(0), Le(2)] = 0.25
     """How far beyond an annotated region a change may go, as a share of that region's diagonal: a
     thing that takes another's place has a shape of its own."""
     max_outside: Annotated[float, Ge(0), Le(1)] = 0.002
-    """Largest share of the picture that may have changed beyond that."""
+    """Largest share of the image that may have changed beyond that."""
     max_tint: Annotated[float, Ge(0), Le(255)] = 20.0
-    """Levels of 255 by which a channel of the whole picture may have changed; the change itself is
+    """Levels of 255 by which a channel of the whole image may have changed; the change itself is
     taken off again."""
     min_similarity: Annotated[float, Ge(-1), Le(1)] = 0.5
     """Least structural similarity outside the change: below it, the ground was painted anew."""
@@ -142,7 +142,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
         return [outcomes[i] for i in range(len(batch))]
 
     def _canvases(self, batch: Sequence[PlannedEdit]) -> list[Canvas | Drop]:
-        """Where each picture goes, or why it cannot be edited."""
+        """Where each image goes, or why it cannot be edited."""
         sizes = self.backend.sizes(self.max_elongation)
         lengths = self.backend.count_tokens([record.contrast.instruction for record in batch])
         found: list[Canvas | Drop] = []
@@ -152,7 +152,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
                 found.append(
                     Drop(
                         Reason.EXTREME_ASPECT,
-                        f"the picture is {size}, {elongation(size):.2f} to 1; edited are at most "
+                        f"the image is {size}, {elongation(size):.2f} to 1; edited are at most "
                         f"{self.max_elongation:g} to 1",
                     )
                 )
@@ -218,7 +218,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
         if farthest > self.max_shift * most:
             return Drop(
                 Reason.DRIFTED,
-                f"the picture moved by {farthest / most:.2%} of its diagonal, at most "
+                f"the image moved by {farthest / most:.2%} of its diagonal, at most "
                 f"{self.max_shift:.2%}",
             )
         back = work.canvas.restore(moved.undone(edited, work.placed))
@@ -252,7 +252,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
         )
 
     def _reach(self, record: PlannedEdit) -> BoolMask:
-        """Where the picture may change: about the plan's regions, or anywhere."""
+        """Where the image may change: about the plan's regions, or anywhere."""
         seed = record.seed
         if not record.regions:
             return np.ones((seed.height, seed.width), dtype=bool)
@@ -267,7 +267,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
 
     def _misdeed(self, record: PlannedEdit, found: _Findings) -> Drop | None:
         """What an edit did that it should not, or did not that it should."""
-        where = f"the {record.regions[0].label}" if record.regions else "the picture"
+        where = f"the {record.regions[0].label}" if record.regions else "the image"
         tinted = max(abs(level) for level in found.tint)
         if tinted > self.max_tint:
             return Drop(
@@ -275,16 +275,16 @@ class Editor(Stage[PlannedEdit, Candidate]):
                 f"the tint changed by {tinted:.0f} levels, at most {self.max_tint:g}",
             )
         if found.outside > self.max_outside:
-            share = f"{found.outside:.2%} of the picture changed beyond {where}"
+            share = f"{found.outside:.2%} of the image changed beyond {where}"
             return Drop(Reason.DRIFTED, f"{share}, at most {self.max_outside:.2%}")
         if found.inside > self.max_change:
-            share = f"{found.inside:.1%} of the picture changed"
+            share = f"{found.inside:.1%} of the image changed"
             return Drop(Reason.DRIFTED, f"{share}, at most {self.max_change:.1%}")
         if found.similarity < self.min_similarity:
-            share = f"the rest of the picture is similar by {found.similarity:.2f}"
+            share = f"the rest of the image is similar by {found.similarity:.2f}"
             return Drop(Reason.DRIFTED, f"{share}, at least {self.min_similarity:g}")
         if found.inside < self.min_change:
-            share = f"{found.inside:.3%} of the picture changed"
+            share = f"{found.inside:.3%} of the image changed"
             return Drop(Reason.NO_CHANGE, f"{share}, at least {self.min_change:.3%}")
         return None
 
@@ -324,7 +324,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What was measured of an edit; shares of the picture, levels of 255."""
+    """What was measured of an edit; shares of the image, levels of 255."""
 
     inside: float
     outside: float

@@ -1,4 +1,4 @@
-"""Mirror the picture and swap the sides in the answer (position flip of MVC, arXiv 2502.13928)."""
+"""Mirror the image and swap the sides in the answer (position flip of MVC, arXiv 2502.13928)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.pixels import decode, encode_pair
 
 @dataclass(frozen=True)
 class Flipper(RecordStage[Seed, Candidate]):
-    """Mirror the picture left to right, and "left" and "right" in the answer.
+    """Mirror the image left to right, and "left" and "right" in the answer.
 
     Dropped are answers without a side, answers whose side words may be something else or that the
     mirror leaves true ("left and right"), prompts that name a side themselves, and things that the
@@ -50,7 +50,7 @@ class Flipper(RecordStage[Seed, Candidate]):
                     kind=Kind.POSITION,
                     target=" and ".join(words),
                     replacement=" and ".join(wording.OPPOSITE[word] for word in words),
-                    instruction="mirror the picture left to right",
+                    instruction="mirror the image left to right",
                 ),
                 regions=(),
                 chosen_image=chosen_image,

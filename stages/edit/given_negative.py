@@ -17,49 +17,49 @@ from stages.wording import difference
 
 
 @dataclass(frozen=True)
-class BroughtCounterpart(RecordStage[Seed, Candidate]):
-    """Makes a candidate of a row that has a counterpart (MVC's sources, SymMPO, pair tables).
+class UseGivenNegative(RecordStage[Seed, Candidate]):
+    """Makes a candidate of a row that has a given negative (MVC's sources, SymMPO, pair tables).
 
-    The counterpart gets the size of the original, because a difference in size is one that a model
-    can learn instead of the content. What was changed is read off the two answers.
+    The given negative gets the size of the original: a difference in size is one that a model can
+    learn instead of the content. What was changed is read off the two answers.
     """
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Candidate
 
     fit: Literal["cover", "stretch"] = "cover"
-    """How a counterpart of another shape is fitted: scaled until it covers the original and cut
+    """How a given negative of another shape is fitted: scaled until it covers the original and cut
     on both sides, or stretched (right for editors that squash their input into a square)."""
     max_loss: Annotated[float, Ge(0), Lt(1)] = 0.3
-    """Greatest share of the counterpart that `cover` may cut off; above, the row is dropped."""
+    """Greatest share of the given negative that `cover` may cut off; above, the row is dropped."""
     default_kind: Kind = Kind.OBJECT
     """Kind of contrast of rows that do not say."""
     needs_answer: bool = True
     """Drop rows without an answer to the other image; a later stage may write it otherwise."""
 
     def process_one(self, record: Seed) -> Sequence[Candidate] | Drop:
-        """The candidate, or NO_COUNTERPART or SHAPE_MISMATCH."""
-        other = record.counterpart
+        """The candidate, or NO_GIVEN_NEGATIVE or SHAPE_MISMATCH."""
+        other = record.given_negative
         if other is None:
             return Drop(
-                Reason.NO_COUNTERPART,
+                Reason.NO_GIVEN_NEGATIVE,
                 "the row has no other image: its column is named by --columns "
                 "counterfactual_image=..., or no image of the input is similar enough",
             )
         answer = other.answer if other.answer and other.answer.strip() else None
         if answer is None and self.needs_answer:
-            return Drop(Reason.NO_COUNTERPART, "no answer that is true of the other image")
+            return Drop(Reason.NO_GIVEN_NEGATIVE, "no answer that is true of the other image")
         pixels = decode(other.image)
         fitted = self._fitted(pixels, record.width, record.height)
         if isinstance(fitted, Drop):
             return fitted
         chosen_image, rejected_image = encode_pair(record.image, fitted)
-        target, replacement = ("picture", "a similar picture")
+        target, replacement = ("image", "a similar image")
         if answer is not None:
             target, replacement = _changed(record.chosen, answer)
         return [
             Candidate(
-                seed=replace(record, counterpart=None),
+                seed=replace(record, given_negative=None),
                 contrast=Contrast(
                     other.kind or self.default_kind,
                     target,
@@ -72,7 +72,7 @@ class BroughtCounterpart(RecordStage[Seed, Candidate]):
                 counterfactual=answer,
                 params={
                     **other.params,
-                    "counterpart_size": f"{pixels.shape[1]}x{pixels.shape[0]}",
+                    "given_size": f"{pixels.shape[1]}x{pixels.shape[0]}",
                 },
             )
         ]

@@ -1,6 +1,6 @@
-"""Objects taken out of the picture: the OBJECT contrast. Knows records, not models.
+"""Objects taken out of the image: the OBJECT contrast. Knows records, not models.
 
-The recipe is AdaViP's (vision preference by removal): the picture without a thing that the answer
+The recipe is AdaViP's (vision preference by removal): the image without a thing that the answer
 speaks of is one for which the answer is false.
 """
 
@@ -33,7 +33,7 @@ class InpainterBackend(Backend, Protocol):
     def fill(
         self, images: Sequence[Pixels], masks: Sequence[BoolMask], avoid: Sequence[BoolMask]
     ) -> list[Pixels]:
-        """Each picture with the pixels of its bool [H, W] mask replaced by a plausible ground.
+        """Each image with the pixels of its bool [H, W] mask replaced by a plausible ground.
 
         What it does outside the mask is ignored. `avoid` (bool [H, W] too) marks other things, of
         which a backend that copies must make no second ones; a backend may ignore it.
@@ -42,7 +42,7 @@ class InpainterBackend(Backend, Protocol):
 
 @dataclass(frozen=True)
 class Inpainter(Stage[Segmented, Candidate]):
-    """Removes the region of each record from its picture."""
+    """Removes the region of each record from its image."""
 
     consumes: ClassVar[type] = Segmented
     produces: ClassVar[type] = Candidate
@@ -50,14 +50,14 @@ class Inpainter(Stage[Segmented, Candidate]):
     backend: InpainterBackend
     """What fills the hole."""
     dilation: Annotated[float, Ge(0), Le(0.1)] = 0.008
-    """How far the mask is grown, as a share of the picture's diagonal: past the object's halo."""
+    """How far the mask is grown, as a share of the image's diagonal: past the object's halo."""
     shadow: Annotated[float, Ge(0), Le(0.1)] = 0.008
     """How much farther it is grown downwards, for the shadow where the object stands; same unit."""
     max_area: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Greatest area of the grown mask, as a share of the picture: the rest must tell what to
+    """Greatest area of the grown mask, as a share of the image: the rest must tell what to
     fill in."""
     counterfactual: Literal["absence", "none"] = "absence"
-    """The answer that is true of the new picture: "There is no red stool in the picture.", or none.
+    """The answer that is true of the new image: "There is no red stool in the image.", or none.
     Also none where another thing, annotated or found, fits the label, where the answer speaks of
     several, and for parts and kinds of things ("wheel", "animal"), of which there may be more."""
 
@@ -100,7 +100,7 @@ class Inpainter(Stage[Segmented, Candidate]):
         if share > self.max_area:
             return Drop(
                 Reason.REGION_TOO_LARGE,
-                f"{region.label}: hole covers {share:.1%} of the picture, most {self.max_area:.1%}",
+                f"{region.label}: hole covers {share:.1%} of the image, most {self.max_area:.1%}",
             )
         return hole
 
@@ -140,9 +140,9 @@ class Inpainter(Stage[Segmented, Candidate]):
 
 
 def absence(label: str) -> str:
-    """The sentence that says that it is not there: "There are no dogs in the picture."."""
+    """The sentence that says that it is not there: "There are no dogs in the image."."""
     name = plain_label(label)
-    return f"There {'are' if _is_plural(name) else 'is'} no {name} in the picture."
+    return f"There {'are' if _is_plural(name) else 'is'} no {name} in the image."
 
 
 def plain_label(label: str) -> str:
@@ -174,7 +174,7 @@ def _is_twin(other: Region, region: Region) -> bool:
 
 
 def _other_things(record: Segmented) -> BoolMask:
-    """The boxes of the picture's other things, but for those the region stands in or on."""
+    """The boxes of the image's other things, but for those the region stands in or on."""
     seed, own = record.seed, record.region.box
     things = np.zeros((seed.height, seed.width), dtype=bool)
     for other in record.others:

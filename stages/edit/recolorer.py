@@ -1,4 +1,4 @@
-"""Change the colour that the answer gives to a region, in the picture and in the answer.
+"""Change the colour that the answer gives to a region, in the image and in the answer.
 
 Colours are compared and changed in Oklab. Shading is kept, because a scaling of light scales
 lightness and chroma alike there.

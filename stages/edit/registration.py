@@ -1,12 +1,12 @@
-"""How far an edited picture has slid and grown against its original, and the way back.
+"""How far an edited image has slid and grown against its original, and the way back.
 
-Editors move pictures by some pixels and enlarge them by some tenths of a percent, even at their own
+Editors move images by some pixels and enlarge them by some tenths of a percent, even at their own
 sizes (QwenLM/Qwen-Image issues 160 and 229). The movement is found in three steps: by phase
-correlation (Kuglin and Hines, 1975) of the whole, then of tiles, which tell how much of the picture
+correlation (Kuglin and Hines, 1975) of the whole, then of tiles, which tell how much of the image
 agrees, then by robust least squares on the grey values (Lucas and Kanade, 1981), which is exact to
 hundredths of a pixel. What the edit itself changed is an outlier to all three.
 
-Knows arrays. Both pictures are uint8 [H, W, 3] RGB of one size.
+Knows arrays. Both images are uint8 [H, W, 3] RGB of one size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stages.pixels import Pixels
 Plane = NDArray[np.float32]
 
 _HALVED = 384
-"""Shortest side in pixels from which pictures are compared at half their size: a quarter of the
+"""Shortest side in pixels from which images are compared at half their size: a quarter of the
 time, and what an editor's decoder does to single pixels is averaged away."""
 _TILE = 96
 """Side of a tile in the pixels that are compared: there is some structure in most."""
@@ -35,7 +35,7 @@ edit moves what it moves by far more."""
 _FLAT = 2.0
 """Standard deviation in grey levels below which there is nothing to go by."""
 _NOTHING = 0.1
-"""Pixels by which the farthest corner must have moved for the picture to be resampled."""
+"""Pixels by which the farthest corner must have moved for the image to be resampled."""
 _SMOOTHING = 1.5
 """Sigma in pixels of the blur before least squares: they see about twice as far."""
 _ROUNDS = 5
@@ -44,16 +44,16 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Where the points of a picture went: p -> middle + zoom (p - middle) + (dx, dy)."""
+    """Where the points of an image went: p -> middle + zoom (p - middle) + (dx, dy)."""
 
     dx: float
     """To the right, in pixels."""
     dy: float
     """Downwards, in pixels."""
     zoom: float
-    """Enlargement about the middle of the picture; 1 is none."""
+    """Enlargement about the middle of the image; 1 is none."""
     confidence: float
-    """Share of the structured tiles that moved so, 0 to 1 (in pictures too small for tiles, the
+    """Share of the structured tiles that moved so, 0 to 1 (in images too small for tiles, the
     height of the correlation's peak); 0 where nothing could be told."""
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Movement:
         return f"{self.dx:.2f},{self.dy:.2f} x{self.zoom:.4f}"
 
     def farthest(self, width: int, height: int) -> float:
-        """How far the corner that moves most has moved, in pixels, in a picture of this size."""
+        """How far the corner that moves most has moved, in pixels, in an image of this size."""
         grown = abs(self.zoom - 1)
         return math.hypot(
             abs(self.dx) + grown * width / 2,
@@ -69,7 +69,7 @@ class Movement:
         )
 
     def undone(self, moved: Pixels, original: Pixels) -> Pixels:
-        """The moved picture, back where it was; what it lost on the way is the original's."""
+        """The moved image, back where it was; what it lost on the way is the original's."""
         height, width = moved.shape[:2]
         if self.farthest(width, height) < _NOTHING:
             return moved
@@ -80,7 +80,7 @@ class Movement:
         return filled
 
     def kept(self, width: int, height: int) -> Box:
-        """What of a picture of this size is still in view after the movement, in whole pixels."""
+        """What of an image of this size is still in view after the movement, in whole pixels."""
         if self.farthest(width, height) < _NOTHING:
             return Box(0, 0, width, height)
         (x0, x1), (y0, y1) = (
@@ -104,9 +104,9 @@ def movement(original: Pixels, edited: Pixels, min_confidence: float = 0.25) -> 
     could safely be undone. ValueError if the sizes differ.
     """
     if original.shape != edited.shape:
-        raise ValueError(f"edited picture is {edited.shape}, the original {original.shape}")
+        raise ValueError(f"edited image is {edited.shape}, the original {original.shape}")
     factor = 0.5 if min(original.shape[:2]) >= _HALVED else 1.0
-    still, moved = (_grey(picture, factor) for picture in (original, edited))
+    still, moved = (_grey(image, factor) for image in (original, edited))
     found = _whole_shift(still, moved)
     if min(still.shape) >= 2 * _TILE:
         found = _chained(found, _agreed(still, _warped(moved, found)))
@@ -117,7 +117,7 @@ def movement(original: Pixels, edited: Pixels, min_confidence: float = 0.25) -> 
 
 
 def _chained(first: Movement, then: Movement) -> Movement:
-    """Both movements as one: `then` was found in a picture in which `first` had been undone."""
+    """Both movements as one: `then` was found in an image in which `first` had been undone."""
     return Movement(
         first.dx + first.zoom * then.dx,
         first.dy + first.zoom * then.dy,
@@ -132,12 +132,12 @@ def _grey(pixels: Pixels, factor: float) -> Plane:
     return small
 
 
-def _warped(picture: Any, movement: Movement, how: int = cv2.INTER_LINEAR) -> Any:
-    """The picture with the movement undone.
+def _warped(image: Any, movement: Movement, how: int = cv2.INTER_LINEAR) -> Any:
+    """The image with the movement undone.
 
     Linear to measure by: OpenCV's sharper kernels displace by up to a twentieth of a pixel.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     zoom = movement.zoom
     matrix = np.array(
         [
@@ -147,7 +147,7 @@ def _warped(picture: Any, movement: Movement, how: int = cv2.INTER_LINEAR) -> An
     )
     flags = how | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(
-        picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101
+        image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101
     )
 
 
@@ -172,7 +172,7 @@ def _agreed(still: Plane, moved: Plane) -> Movement:
         return Movement(0.0, 0.0, 1.0, 0.0)
     x, y, shifts = tiles[:, 0], tiles[:, 1], tiles[:, 2:].T.ravel()
     zero, one = np.zeros_like(x), np.ones_like(x)
-    # In units of half a picture, so that shift and zoom are numbers of like size.
+    # In units of half an image, so that shift and zoom are numbers of like size.
     half = max(still.shape) / 2
     system = np.concatenate(
         [np.stack([one, zero, x / half], 1), np.stack([zero, one, y / half], 1)]
@@ -194,7 +194,7 @@ def _agreed(still: Plane, moved: Plane) -> Movement:
 
 
 def _tiles(still: Plane, moved: Plane) -> NDArray[np.float64]:
-    """[N, 4] rows of structured tiles: x, y from the picture's middle, dx, dy, in pixels."""
+    """[N, 4] rows of structured tiles: x, y from the image's middle, dx, dy, in pixels."""
     height, width = still.shape
     rows = np.linspace(0, height - _TILE, max(2, round(height / _TILE))).astype(int)
     columns = np.linspace(0, width - _TILE, max(2, round(width / _TILE))).astype(int)

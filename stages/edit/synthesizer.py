@@ -1,4 +1,4 @@
-"""Pictures painted from descriptions: OViP's negatives (arXiv 2505.15963). Knows no models."""
+"""Images painted from descriptions: OViP's negatives (arXiv 2505.15963). Knows no models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.edit.canvas import Size, covered, elongation
 from stages.pixels import Pixels, decode, encode_jpeg
 
 MULTIPLE = 16
-"""What the sides of a painted picture are whole multiples of: latents are an eighth, in twos."""
+"""What the sides of a painted image are whole multiples of: latents are an eighth, in twos."""
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class SynthesizerBackend(Backend, Protocol):
     def synthesize(
         self, descriptions: Sequence[str], seeds: Sequence[int], size: Size
     ) -> list[Pixels]:
-        """One picture of `size` for each description and its seed, in order.
+        """One image of `size` for each description and its seed, in order.
 
         What comes of a (description, seed, size) does not depend on what else is asked for.
         """
@@ -43,7 +43,7 @@ class SynthesizerBackend(Backend, Protocol):
 class Synthesizer(Stage[Described, Candidate]):
     """Paints each description, and brings original and painting to one size.
 
-    OViP paints 384 x 384 and leaves the original as it is. Then the size of the picture alone tells
+    OViP paints 384 x 384 and leaves the original as it is. Then the size of the image alone tells
     which is which, as does sharpness where one is enlarged to the other. Here both end at the same
     size, and neither is ever enlarged: the original is reduced to the painting's size, or, where it
     is smaller, the painting to the original's.
@@ -60,7 +60,7 @@ class Synthesizer(Stage[Described, Candidate]):
     """"original" paints in the original's shape, of which at most a rim of some pixels is lost.
     "square", as OViP does, cuts the original to its middle square, which may cost what the answer
     speaks of."""
-    pictures: Annotated[int, Ge(1), Le(16)] = 1
+    num_images: Annotated[int, Ge(1), Le(16)] = 1
     """Paintings of each description; all go on, for a selector to choose from."""
     max_elongation: Annotated[float, Ge(1), Le(10)] = 3.0
     """Longest side by shortest that is painted; models were trained to about this."""
@@ -75,7 +75,7 @@ class Synthesizer(Stage[Described, Candidate]):
         by_size: dict[Size, list[tuple[int, int]]] = {}
         for i, size in enumerate(sizes):
             if isinstance(size, Size):
-                by_size.setdefault(size, []).extend((i, n) for n in range(self.pictures))
+                by_size.setdefault(size, []).extend((i, n) for n in range(self.num_images))
         made: dict[tuple[int, int], Pixels] = {}
         for size, rows in by_size.items():
             painted = self.backend.synthesize(
@@ -87,7 +87,7 @@ class Synthesizer(Stage[Described, Candidate]):
         return [
             size
             if isinstance(size, Drop)
-            else [_candidate(batch[i], made[i, n], size, n) for n in range(self.pictures)]
+            else [_candidate(batch[i], made[i, n], size, n) for n in range(self.num_images)]
             for i, size in enumerate(sizes)
         ]
 
@@ -101,7 +101,7 @@ class Synthesizer(Stage[Described, Candidate]):
                 found.append(
                     Drop(
                         Reason.EXTREME_ASPECT,
-                        f"the picture is {own}, {elongation(own):.2f} to 1; painted are at most "
+                        f"the image is {own}, {elongation(own):.2f} to 1; painted are at most "
                         f"{self.max_elongation:g} to 1",
                     )
                 )

@@ -113,7 +113,7 @@ class CodeRule:
 
 
 @dataclass(frozen=True)
-class Pairer(RecordStage[Judged, AnswerPair]):
+class AnswerPairer(RecordStage[Judged, AnswerPair]):
     """The best answers against the worst, from the outside inwards, as long as the rule allows.
 
     Where it allows none, the reference stands against the worst answer, if that is bad enough.
@@ -125,7 +125,7 @@ class Pairer(RecordStage[Judged, AnswerPair]):
     rule: Annotated[PaperRule | CodeRule, Discriminator("name")] = field(default_factory=PaperRule)
     """What makes a pair."""
     max_pairs: Annotated[int, Ge(1)] = 4
-    """Most pairs of one seed; each becomes a picture."""
+    """Most pairs of one seed; each becomes an image."""
     reference: bool = True
     """Whether the reference may stand in where no sampled answer is good enough."""
 

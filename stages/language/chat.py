@@ -1,4 +1,4 @@
-"""What a chat model is to the stages: messages with pictures in, a checked object out.
+"""What a chat model is to the stages: messages with images in, a checked object out.
 
 A stage writes `Request`s and says what it wants back; a backend gives one result per request, in
 order. Whatever keeps a backend from an answer to one request is an `Unanswered`, which the stage
@@ -50,7 +50,7 @@ class Message:
     role: Literal["system", "user", "assistant"]
     """Who speaks."""
     parts: tuple[str | Image, ...]
-    """Texts and pictures, in order; a picture is a compressed file, as records hold it."""
+    """Texts and images, in order; an image is a compressed file, as records hold it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Unanswered:
 
 @runtime_checkable
 class ChatBackend(Backend, Protocol):
-    """A language model that sees pictures."""
+    """A language model that sees images."""
 
     model: str
     """Its id, as a verdict names its judge."""

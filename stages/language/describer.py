@@ -1,4 +1,4 @@
-"""Describes the picture in which the worse of two answers would be true (OViP's description)."""
+"""Describes the image in which the worse of two answers would be true (OViP's description)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from stages.language.prompting import Prompt, PromptField
 class Caption(Form):
     """What the model fills in."""
 
-    difference: Words = Field(description="in a few words, what the picture must show")
+    difference: Words = Field(description="in a few words, what the image must show")
     description: Words = Field(description="the caption to paint from")
 
 
 @dataclass(frozen=True)
 class Describer(Stage[AnswerPair, Described]):
-    """A caption of a picture that depicts `rejected` and contradicts `chosen`.
+    """A caption of an image that depicts `rejected` and contradicts `chosen`.
 
     The roles stand in the prompt by name, `depict` and `contradict`: in OViP's released code they
     depend on the order of arguments, and are swapped on the way.
@@ -58,14 +58,14 @@ class Describer(Stage[AnswerPair, Described]):
         results = self.chat.chat([self._request(pair) for pair in batch])
         for pair, result in zip(batch, results, strict=True):
             if not isinstance(result, Reply):
-                outcomes.append(result.drop("describing the picture"))
+                outcomes.append(result.drop("describing the image"))
                 continue
             description = " ".join(result.value.description.split())
             if len(description) > self.max_chars:
                 detail = f"the description has {len(description)} characters, most {self.max_chars}"
                 outcomes.append(Drop(Reason.TEXT_TOO_LONG, detail, result.raw))
                 continue
-            contrast = Contrast(Kind.SCENE, "picture", result.value.difference, description)
+            contrast = Contrast(Kind.SCENE, "image", result.value.difference, description)
             outcomes.append([Described(pair, description, contrast)])
         return outcomes
 

@@ -27,9 +27,9 @@ class Grade(Form):
 class Judge(Stage[Sampled, Judged]):
     """A score from 0 to 10 for every different answer of a seed.
 
-    As in OViP (arXiv 2505.15963) the judge does not see the picture: it holds an answer against
+    As in OViP (arXiv 2505.15963) the judge does not see the image: it holds an answer against
     the reference, so that what the reference does not support counts against it. A prompt of one's
-    own may show the picture with {{image}}. A reply out of range is shown its error once; an
+    own may show the image with {{image}}. A reply out of range is shown its error once; an
     answer without a score stays without, and is counted.
     """
 

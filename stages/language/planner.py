@@ -34,10 +34,10 @@ class EditPlan(Form):
     possible: bool = Field(description="whether one local edit can do it")
     hallucination: Hallucination
     quote: str = Field(description="the wrong words of the wrong answer, copied letter by letter")
-    target: str = Field(description="what the picture shows now and the edit changes")
+    target: str = Field(description="what the image shows now and the edit changes")
     replacement: str | None = Field(description="what it becomes; null where it is taken away")
     instruction: str = Field(description="the edit in one sentence, for an image editor")
-    counterfactual: str = Field(description="the true answer, rewritten for the edited picture")
+    counterfactual: str = Field(description="the true answer, rewritten for the edited image")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Planner(Stage[Seed, PlannedEdit]):
     """Finds what is wrong in `rejected` and plans the edit after which it would be right.
 
     IC-VCO (arXiv 2605.31312) asks a vision-language model for the point (existence, attribute or
-    relation) and an instruction, and has the true answer rewritten to fit the edited picture; here
+    relation) and an instruction, and has the true answer rewritten to fit the edited image; here
     one call gives both. The plan is held against the seed: the quoted words must stand in
     `rejected`, and the rewritten answer must differ from `chosen`.
     """
@@ -54,7 +54,7 @@ class Planner(Stage[Seed, PlannedEdit]):
     produces: ClassVar[type] = PlannedEdit
 
     chat: ChatBackend
-    """Who plans; sees the picture."""
+    """Who plans; sees the image."""
     prompt: PromptField = field(default_factory=lambda: Prompt("plan_edit"))
     """What it is told; with the placeholders image, prompt, chosen, rejected."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1024))

@@ -2,7 +2,7 @@
 
 A prompt file has two parts, divided by a line `---`. The first is the system message and holds all
 instructions; nothing of a row ever enters it. The second is the user's message; `{{name}}` in it
-stands for a text or a picture of the row. A text enters as a JSON string in which nothing can end
+stands for a text or an image of the row. A text enters as a JSON string in which nothing can end
 the string or pass for a control token of a chat template, so a caption that gives orders stays a
 caption.
 """
@@ -94,7 +94,7 @@ class Prompt:
     def messages(self, values: Values) -> tuple[Message, ...]:
         """The system's and the user's message, each placeholder replaced by its value.
 
-        Texts are quoted (`quote`), None becomes null, a picture becomes a part of its own.
+        Texts are quoted (`quote`), None becomes null, an image becomes a part of its own.
         """
         parts: list[str | Image] = []
         text = ""

@@ -1,4 +1,4 @@
-"""A question to which both captions of a pair are answers. Knows texts, not pictures."""
+"""A question to which both captions of a pair are answers. Knows texts, not images."""
 
 from __future__ import annotations
 

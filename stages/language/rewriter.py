@@ -22,8 +22,8 @@ class RewriteForm(Form):
     """What the model fills in."""
 
     question: str = Field(description="the polished question")
-    answer_a: str = Field(description="the answer for the picture of caption A")
-    answer_b: str = Field(description="the answer for the picture of caption B")
+    answer_a: str = Field(description="the answer for the image of caption A")
+    answer_b: str = Field(description="the answer for the image of caption B")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from stages.language.chat import ChatBackend, Message, Reply, Request, Sampling,
 
 @dataclass(frozen=True)
 class Sampler(Stage[Seed, Sampled]):
-    """Puts the picture and the prompt to the model several times, each time with another seed.
+    """Puts the image and the prompt to the model several times, each time with another seed.
 
     OViP (arXiv 2505.15963) draws 16 samples at temperature 1.2 and top-p 0.8, of at most 256
     tokens, and takes equal ones once; here they are counted. The prompt is the row's own, word for

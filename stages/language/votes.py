@@ -30,7 +30,7 @@ Finding = Literal["yes", "no", "unsure"]
 class PairFindings(Form):
     """What a model finds of the answers in both images."""
 
-    reason: str = Field(description="what each picture shows, and how they differ")
+    reason: str = Field(description="what each image shows, and how they differ")
     a_of_first: Finding
     a_of_second: Finding
     b_of_first: Finding
@@ -66,28 +66,28 @@ class EditFindings(PairFindings):
         return found + super().objections(has_counterfactual=has_counterfactual)
 
 
-class PictureFindings(Form):
+class ImageFindings(Form):
     """What a model finds in a rejected image alone."""
 
-    reason: str = Field(description="what the picture shows of what the answers speak of")
-    a_of_picture: Finding
-    b_of_picture: Finding
+    reason: str = Field(description="what the image shows of what the answers speak of")
+    a_of_image: Finding
+    b_of_image: Finding
 
     def objections(self, *, has_counterfactual: bool) -> list[str]:
         """As `PairFindings.objections`."""
-        wrong = [(self.a_of_picture != "no", "chosen is not false of rejected_image")]
+        wrong = [(self.a_of_image != "no", "chosen is not false of rejected_image")]
         if has_counterfactual:
-            wrong.append((self.b_of_picture != "yes", "counterfactual is not true of it"))
+            wrong.append((self.b_of_image != "yes", "counterfactual is not true of it"))
         return [words for is_wrong, words in wrong if is_wrong]
 
 
-Findings = PairFindings | PictureFindings
+Findings = PairFindings | ImageFindings
 
 
 _FORMS: dict[Mode, type[Findings]] = {
     "edit": EditFindings,
     "pair": PairFindings,
-    "contradiction": PictureFindings,
+    "contradiction": ImageFindings,
 }
 
 

@@ -1,4 +1,4 @@
-"""Where in a picture the tagged things are. Knows records, not models."""
+"""Where in an image the tagged things are. Knows records, not models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DetectorBackend(Backend, Protocol):
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, Box, float]]]:
-        """What was found of the tags of each picture: tag, box in its pixels, score in [0, 1].
+        """What was found of the tags of each image: tag, box in its pixels, score in [0, 1].
 
         A tag may be found several times; boxes may overlap.
         """

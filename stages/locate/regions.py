@@ -1,4 +1,4 @@
-"""Which regions of a picture are worth changing, whoever found them. Knows boxes and text.
+"""Which regions of an image are worth changing, whoever found them. Knows boxes and text.
 
 The limits that the stages share which end in `Grounded` records.
 """
@@ -27,9 +27,9 @@ class RegionLimits:
     """Settings by which regions are kept: size, overlap, and what the answer says of them."""
 
     min_area: Annotated[float, Ge(0), Le(1)] = 0.002
-    """Smallest box, as a share of the picture's area."""
+    """Smallest box, as a share of the image's area."""
     max_area: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Largest box, as a share of the picture's area; what fills the picture is a scene."""
+    """Largest box, as a share of the image's area; what fills the image is a scene."""
     max_regions: Annotated[int, Ge(1)] = 3
     """How many regions of a seed go on."""
     mentioned: bool = True
@@ -53,7 +53,7 @@ class RegionLimits:
             )
 
     def worth_changing(self, seed: Seed, regions: Sequence[Region]) -> list[Region] | Drop:
-        """Those of a picture's regions (one at least) that pass, the most prominent first.
+        """Those of an image's regions (one at least) that pass, the most prominent first.
 
         Prominent is box area times closeness to the middle (1 in the middle, 0 in a corner), ties
         in the given order. Without any left, the drop has the reason of the test that refused the

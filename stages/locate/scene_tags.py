@@ -1,7 +1,7 @@
-"""Tags that name no thing which could be taken out of a picture, as taggers give them.
+"""Tags that name no thing which could be taken out of an image, as taggers give them.
 
 After the tags of RAM and what detectors make of them: places and scenes, what has no limits of its
-own, qualities and colours, weather and times, what the picture is and what people do in it.
+own, qualities and colours, weather and times, what the image is and what people do in it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ autumn | dawn | daylight | dusk | evening | morning | night | night view | seaso
 storm | summer | sunrise | sunset | twilight | weather | winter
 """
 
-_PICTURES = """
+_IMAGES = """
 art | artwork | close-up | collage | illustration | image | photo | photography | picture
 portrait | screenshot | selfie | still life | text
 """
@@ -60,7 +60,7 @@ swim | take | talk | throw | touch | travel | turn | use | walk | walking | wash
 
 SCENE_TAGS: tuple[str, ...] = tuple(
     name.strip()
-    for group in (_PLACES, _WITHOUT_LIMITS, _QUALITIES, _TIMES, _PICTURES, _DOINGS)
+    for group in (_PLACES, _WITHOUT_LIMITS, _QUALITIES, _TIMES, _IMAGES, _DOINGS)
     for line in group.strip().splitlines()
     for name in line.split("|")
 )

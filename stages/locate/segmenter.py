@@ -23,9 +23,9 @@ class SegmenterBackend(Backend, Protocol):
     def segment(
         self, images: Sequence[Pixels], boxes: Sequence[Sequence[Box]]
     ) -> list[list[NDArray[np.bool_]]]:
-        """A bool [H, W] mask of the picture's size per box, nested as `boxes` is.
+        """A bool [H, W] mask of the image's size per box, nested as `boxes` is.
 
-        All boxes of a picture come together, so that a model encodes the picture once.
+        All boxes of an image come together, so that a model encodes the image once.
         """
 
 
@@ -43,9 +43,9 @@ class Segmenter(Stage[Grounded, Segmented]):
     backend: SegmenterBackend
     """What segments."""
     min_area: Annotated[float, Ge(0), Le(1)] = 0.002
-    """Least area of a mask, as a share of the picture."""
+    """Least area of a mask, as a share of the image."""
     max_area: Annotated[float, Ge(0), Le(1)] = 0.6
-    """Greatest area of a mask, as a share of the picture."""
+    """Greatest area of a mask, as a share of the image."""
     min_fill: Annotated[float, Ge(0), Le(1)] = 0.15
     """Least share of its box that a found mask covers; below, the object was lost."""
     max_fill: Annotated[float, Ge(0), Le(1)] = 0.97
@@ -108,14 +108,14 @@ class Segmenter(Stage[Grounded, Segmented]):
                 return Drop(
                     Reason.BAD_SEGMENTATION,
                     f"{region.label}: annotated mask is {mask.width}x{mask.height}, "
-                    f"the picture {seed.width}x{seed.height}",
+                    f"the image {seed.width}x{seed.height}",
                 )
             return None
         area = region.box.clipped(seed.width, seed.height).area
         if area <= 0:
             return Drop(
                 Reason.BAD_BOX,
-                f"{region.label}: box {_rounded(region.box)} is empty in a picture of "
+                f"{region.label}: box {_rounded(region.box)} is empty in an image of "
                 f"{seed.width}x{seed.height}",
             )
         return self._too_small(region, area / (seed.width * seed.height), "box")
@@ -125,7 +125,7 @@ class Segmenter(Stage[Grounded, Segmented]):
             return None
         return Drop(
             Reason.REGION_TOO_SMALL,
-            f"{region.label}: {what} covers {share:.2%} of the picture, least {self.min_area:.2%}",
+            f"{region.label}: {what} covers {share:.2%} of the image, least {self.min_area:.2%}",
         )
 
     def _judged(
@@ -155,7 +155,7 @@ class Segmenter(Stage[Grounded, Segmented]):
         if share > self.max_area:
             return Drop(
                 Reason.REGION_TOO_LARGE,
-                f"{region.label}: mask covers {share:.1%} of the picture, most {self.max_area:.1%}",
+                f"{region.label}: mask covers {share:.1%} of the image, most {self.max_area:.1%}",
             )
         return Segmented(seed, replace(region, mask=mask), record.things)
 

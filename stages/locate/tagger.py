@@ -1,4 +1,4 @@
-"""What a picture shows, as tags that a detector can be asked for. Knows records, not models."""
+"""What an image shows, as tags that a detector can be asked for. Knows records, not models."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class TaggerBackend(Backend, Protocol):
-    """What names the things in pictures."""
+    """What names the things in images."""
 
     def tag(self, images: Sequence[Pixels]) -> list[list[tuple[str, float]]]:
-        """Name and confidence in [0, 1] of what each uint8 [H, W, 3] RGB picture shows."""
+        """Name and confidence in [0, 1] of what each uint8 [H, W, 3] RGB image shows."""
 
 
 @dataclass(frozen=True)
 class Tagger(Stage[Seed, Tagged]):
-    """Tags of each picture, without those that name no thing.
+    """Tags of each image, without those that name no thing.
 
     AdaViP (arXiv 2504.15619) takes all tags of RAM; of these, "sky" and "floor" give holes that
     nothing can fill, and "sit" and "blue" give boxes around anything. A seed whose regions are
@@ -41,7 +41,7 @@ class Tagger(Stage[Seed, Tagged]):
     min_score: Annotated[float, Ge(0), Le(1)] = 0.0
     """Least confidence of a tag, beyond what the backend asks for."""
     max_tags: Annotated[int, Ge(1)] = 30
-    """Most tags of a picture; the most confident are kept."""
+    """Most tags of an image; the most confident are kept."""
 
     def backends(self) -> Sequence[Backend]:
         """The tagger."""

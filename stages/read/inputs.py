@@ -1,4 +1,4 @@
-"""Where input images live: files, URLs and cells of Parquet files. Bytes only, no pictures."""
+"""Where input images live: files, URLs and cells of Parquet files. Bytes only, no images."""
 
 from __future__ import annotations
 

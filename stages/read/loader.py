@@ -1,6 +1,6 @@
 """Load: read a seed's image, see that it is whole, and bring it into the one form all stages take.
 
-Nothing here decides what a picture shows; only whether it is a picture that can be worked on.
+Nothing here decides what an image shows; only whether it is an image that can be worked on.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from annotated_types import Ge, Le
 
 from schemas.geometry import Mask
 from schemas.records import (
-    Counterpart,
-    CounterpartRef,
     Drop,
+    GivenNegative,
+    GivenNegativeRef,
     Image,
     ImageRef,
     Reason,
@@ -34,7 +34,7 @@ from stages.read.inputs import read_embedded, read_files
 from stages.read.rgb import to_rgb
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that Pillow decodes itself. Others start programs (EPS) or are no pictures (MPEG)."""
+"""Formats that Pillow decodes itself. Others start programs (EPS) or are no images (MPEG)."""
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 
 _BROKEN = (
@@ -70,25 +70,25 @@ _LYING = (5, 6, 7, 8)
 class Loader(Stage[SeedRef, Seed]):
     """Reads the images of seeds. Rows with a defect, or an image that will not do, are dropped.
 
-    A picture that cannot be read for a reason outside the row (permission, network) raises.
+    An image that cannot be read for a reason outside the row (permission, network) raises.
     """
 
     consumes: ClassVar[type] = SeedRef
     produces: ClassVar[type] = Seed
 
     max_side: Annotated[int, Ge(0)] = 1024
-    """Longest side of the loaded picture in pixels; larger ones are reduced. 0 keeps every size."""
+    """Longest side of the loaded image in pixels; larger ones are reduced. 0 keeps every size."""
     min_side: Annotated[int, Ge(1)] = 32
     """Shortest side that is allowed after reduction, in pixels."""
     max_pixels: Annotated[int, Ge(1), Le(178_956_970)] = 100_000_000
-    """Largest picture that is decoded, in pixels; read from its header. At most Pillow's own."""
-    counterpart: bool = False
+    """Largest image that is decoded, in pixels; read from its header. At most Pillow's own."""
+    given_negative: bool = False
     """Whether the other image of rows that are pairs is read, too."""
 
     def process(self, batch: Sequence[SeedRef]) -> Sequence[Sequence[Seed] | Drop]:
         """The seeds, each with its image, or why there is none."""
         whole = [ref for ref in batch if ref.defect is None]
-        others = [ref.counterpart for ref in whole if ref.counterpart and self.counterpart]
+        others = [ref.given_negative for ref in whole if ref.given_negative and self.given_negative]
         contents = _read([ref.image for ref in whole] + [other.image for other in others])
         own = iter([next(contents) for _ in whole])
         outcomes: list[Sequence[Seed] | Drop] = []
@@ -97,27 +97,27 @@ class Loader(Stage[SeedRef, Seed]):
                 outcomes.append(ref.defect)
                 continue
             seed = self._load(ref, next(own))
-            if ref.counterpart and self.counterpart:
-                other = self._counterpart(ref.counterpart, next(contents))
+            if ref.given_negative and self.given_negative:
+                other = self._given_negative(ref.given_negative, next(contents))
                 if isinstance(seed, Seed):
-                    seed = other if isinstance(other, Drop) else replace(seed, counterpart=other)
+                    seed = other if isinstance(other, Drop) else replace(seed, given_negative=other)
             outcomes.append(seed if isinstance(seed, Drop) else [seed])
         return outcomes
 
-    def _counterpart(self, ref: CounterpartRef, data: bytes | None) -> Counterpart | Drop:
+    def _given_negative(self, ref: GivenNegativeRef, data: bytes | None) -> GivenNegative | Drop:
         loaded = self._whole(ref.image, data)
         if isinstance(loaded, Drop):
             return replace(loaded, detail=f"the other image: {loaded.detail}")
-        return Counterpart(Image(loaded.data, _name(ref.image)), ref.answer, ref.kind, ref.params)
+        return GivenNegative(Image(loaded.data, _name(ref.image)), ref.answer, ref.kind, ref.params)
 
     def _whole(self, image: ImageRef, data: bytes | None) -> _Loaded | Drop:
-        """The picture at `image`, whose content is `data`, or what is wrong with it."""
+        """The image at `image`, whose content is `data`, or what is wrong with it."""
         if data is None:
             return Drop(Reason.IMAGE_NOT_FOUND, f"no image at {_where(image)}")
         if not data:
             return Drop(Reason.BAD_IMAGE, f"{_where(image)} is empty (0 bytes)")
         try:
-            return self._picture(data)
+            return self._image(data)
         except PIL.Image.DecompressionBombError as error:
             return Drop(Reason.IMAGE_TOO_LARGE, f"{_where(image)}: {error}")
         except _BROKEN as error:
@@ -144,7 +144,7 @@ class Loader(Stage[SeedRef, Seed]):
             license=ref.license,
         )
 
-    def _picture(self, data: bytes) -> _Loaded | Drop:
+    def _image(self, data: bytes) -> _Loaded | Drop:
         """Decode fully (only so is damage seen), convert, turn upright, reduce."""
         with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             stored = picture.size
@@ -178,13 +178,13 @@ class Loader(Stage[SeedRef, Seed]):
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A picture in the form that stages take."""
+    """An image in the form that stages take."""
 
     data: bytes
     size: tuple[int, int]
     """Columns and rows."""
     full: tuple[int, int]
-    """Columns and rows of the upright picture before it was reduced: what boxes refer to."""
+    """Columns and rows of the upright image before it was reduced: what boxes refer to."""
 
 
 def _read(images: Sequence[ImageRef]) -> Iterator[bytes | None]:
@@ -220,20 +220,20 @@ def _orientation(picture: PIL.Image.Image) -> int:
 def _png(picture: PIL.Image.Image) -> bytes:
     """Without loss, and fast rather than small: the pair is encoded again from these pixels."""
     sink = io.BytesIO()
-    # Metadata that Pillow would carry over describes the picture as it was.
+    # Metadata that Pillow would carry over describes the image as it was.
     PIL.Image.frombytes("RGB", picture.size, picture.tobytes()).save(sink, "PNG", compress_level=1)
     return sink.getvalue()
 
 
 def _fitted(regions: Sequence[Region], loaded: _Loaded) -> tuple[Region, ...] | Drop:
-    """The regions in pixels of the loaded picture, clipped to it; a Drop for the first outside."""
+    """The regions in pixels of the loaded image, clipped to it; a Drop for the first outside."""
     width, height = loaded.full
     factors = (loaded.size[0] / width, loaded.size[1] / height)
     fitted = []
     for region in regions:
         box, mask = region.box, region.mask
         if box.area <= 0 or box.clipped(width, height).area <= 0:
-            where = "is empty" if box.area <= 0 else f"lies outside the {width}x{height} picture"
+            where = "is empty" if box.area <= 0 else f"lies outside the {width}x{height} image"
             corners = ", ".join(f"{v:g}" for v in box)
             return Drop(Reason.BAD_BOX, f"box of {region.label!r} [{corners}] {where}")
         if mask is not None:
@@ -248,14 +248,14 @@ def _fitted(regions: Sequence[Region], loaded: _Loaded) -> tuple[Region, ...] | 
 
 def _misfit(mask: Mask, width: int, height: int) -> str | None:
     if (mask.width, mask.height) != (width, height):
-        return f"is {mask.width}x{mask.height}, the picture {width}x{height}"
+        return f"is {mask.width}x{mask.height}, the image {width}x{height}"
     if sum(mask.counts) != width * height:
-        return f"covers {sum(mask.counts)} pixels, the picture has {width * height}"
+        return f"covers {sum(mask.counts)} pixels, the image has {width * height}"
     return None if mask.area else "is empty"
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
-    """The mask of the reduced picture: pixels at least half covered, or any touched."""
+    """The mask of the reduced image: pixels at least half covered, or any touched."""
     if (mask.width, mask.height) == size:
         return mask
     picture = PIL.Image.fromarray(mask.to_array().astype(np.uint8) * 255)

@@ -1,4 +1,4 @@
-"""Any decoded picture as 8-bit sRGB without transparency. Knows pictures, not files."""
+"""Any decoded image as 8-bit sRGB without transparency. Knows images, not files."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _SRGB_TOLERANCE = 2
 of sRGB differ by one; the next colour space, Display P3, by thirty."""
 
 
-def to_rgb(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, bool]:
-    """The loaded picture as mode RGB in sRGB, and whether its pixels had to be converted for it.
+def to_rgb(image: PIL.Image.Image) -> tuple[PIL.Image.Image, bool]:
+    """The loaded image as mode RGB in sRGB, and whether its pixels had to be converted for it.
 
     Sixteen bits are scaled, not clipped; transparent parts become white; an embedded colour profile
     is applied. ValueError for kinds of pixels without a defined black and white.
     """
-    if picture.mode == "RGB" and not picture.has_transparency_data:
-        converted = _managed(picture, picture.info.get("icc_profile"))
-        return (picture, False) if converted is None else (converted, True)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _from_wide(picture).convert("RGB"), True
-    profile = picture.info.get("icc_profile")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        converted = _managed(image, image.info.get("icc_profile"))
+        return (image, False) if converted is None else (converted, True)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_wide(image).convert("RGB"), True
+    profile = image.info.get("icc_profile")
     alpha = None
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        alpha = picture.getchannel("A")
-        picture = picture.convert("RGB")
-    elif picture.mode not in ("CMYK", "L"):
-        picture = picture.convert("RGB")
-    converted = _managed(picture, profile) or picture.convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    elif image.mode not in ("CMYK", "L"):
+        image = image.convert("RGB")
+    converted = _managed(image, profile) or image.convert("RGB")
     if alpha is not None:
         background = PIL.Image.new("RGB", converted.size, _WHITE)
         background.paste(converted, mask=alpha)
@@ -44,27 +44,27 @@ def to_rgb(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, bool]:
     return converted, True
 
 
-def _from_wide(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """A grey picture of 16 bits (which Pillow may hold in 32) scaled to 8."""
-    values = np.asarray(picture)
-    if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+def _from_wide(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A grey image of 16 bits (which Pillow may hold in 32) scaled to 8."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(
-            f"pixels of mode {picture.mode} from {values.min()} to {values.max()}; "
+            f"pixels of mode {image.mode} from {values.min()} to {values.max()}; "
             "at most 16 bits are allowed"
         )
     return PIL.Image.fromarray(((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype("u1"))
 
 
-def _managed(picture: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image | None:
-    """The picture converted from its profile to sRGB; None where there is nothing to convert.
+def _managed(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image | None:
+    """The image converted from its profile to sRGB; None where there is nothing to convert.
 
     A profile that is damaged, or meant for another kind of pixels, is passed over as browsers do:
-    the picture is good without it.
+    the image is good without it.
     """
-    if not profile or _is_srgb(profile, picture.mode):
+    if not profile or _is_srgb(profile, image.mode):
         return None
     try:
-        return PIL.ImageCms.applyTransform(picture, _transform(profile, picture.mode))
+        return PIL.ImageCms.applyTransform(image, _transform(profile, image.mode))
     except PIL.ImageCms.PyCMSError:
         return None
 
@@ -84,7 +84,7 @@ def _is_srgb(profile: bytes, mode: str) -> bool:
 
 
 def _transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform:
-    # Built for each picture: LittleCMS keeps a cache in it that threads must not share.
+    # Built for each image: LittleCMS keeps a cache in it that threads must not share.
     try:
         source = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
     except OSError as error:

@@ -155,7 +155,7 @@ def place_word(text: str, mention: Mention) -> str | None:
         return tokens[start - 1].text
     for i in range(end, last + 1):
         if start > first and tokens[start - 1].lower == "of" and _finite(tokens[i]):
-            return tokens[start - 1].text  # "a picture of a cat hangs": the cat is inside it
+            return tokens[start - 1].text  # "an image of a cat hangs": the cat is inside it
         if _ties(tokens, i):
             return tokens[i].text
     return None

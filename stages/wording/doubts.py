@@ -9,12 +9,12 @@ from stages.wording.mentions import find_mentions, label_colors, refers_to
 from stages.wording.nouns import head_noun, is_plural, label_words, same_noun, singular_of
 from stages.wording.tokens import tokenize
 
-_PICTURE_OR_STUFF = lexicon.STUFF | lexicon.PICTURE
+_IMAGE_OR_STUFF = lexicon.STUFF | lexicon.PICTURE
 
 
 def has_limits(label: str) -> bool:
-    """Whether a label names a thing that a box can hold, not some of the grass or the picture."""
-    return not _is_any(head_noun(label), _PICTURE_OR_STUFF)
+    """Whether a label names a thing that a box can hold, not some of the grass or the image."""
+    return not _is_any(head_noun(label), _IMAGE_OR_STUFF)
 
 
 def is_part(noun: str) -> bool:
@@ -44,10 +44,10 @@ def speaks_of_several(text: str, label: str, attributes: Iterable[str] = ()) -> 
 
 
 def may_stay(text: str, label: str, others: Sequence[str]) -> str | None:
-    """Why a picture without the labelled thing may still show what its label names; None if not.
+    """Why an image without the labelled thing may still show what its label names; None if not.
 
     A sentence that there is none needs more than one thing gone: the label must not name a part, a
-    kind or the whole picture, the answer must not speak of several, and no other label (`others`)
+    kind or the whole image, the answer must not speak of several, and no other label (`others`)
     may name the same under another word, as "person" does for "man".
     """
     words = label_words(label)
@@ -55,7 +55,7 @@ def may_stay(text: str, label: str, others: Sequence[str]) -> str | None:
         return "the label is no plain name"
     head = words[-1]
     for nouns, why in (
-        (_PICTURE_OR_STUFF, "has no limits"),
+        (_IMAGE_OR_STUFF, "has no limits"),
         (lexicon.PARTS, "is a part of things"),
         (lexicon.GENERIC, "fits many things"),
     ):

@@ -1,6 +1,6 @@
 """English text to sentences, and sentences to pieces that fit a limit. Changes no word.
 
-Answers to questions about pictures are prose, short lists, sometimes with Markdown. A sentence that
+Answers to questions about images are prose, short lists, sometimes with Markdown. A sentence that
 is cut in two wrongly costs more than two that stay together: a fragment ("Mr.") resembles nothing.
 """
 

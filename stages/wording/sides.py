@@ -1,4 +1,4 @@
-"""Left and right as sides of a picture, and the same text for the mirrored picture."""
+"""Left and right as sides of an image, and the same text for the mirrored image."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SideReading:
     sides: tuple[Token, ...]
     """"left", "right", "leftmost" ... used as sides, in order."""
     doubt: str | None
-    """Why swapping these words may not describe the mirrored picture; None if it does."""
+    """Why swapping these words may not describe the mirrored image; None if it does."""
 
 
 def read_sides(text: str) -> SideReading:

@@ -26,5 +26,5 @@ def test_each_quantised_way_starts_from_the_same_weights(monkeypatch):
     found = list(bench.ways(args, bench.fresh_pipeline(args), bench.load(args)))
     *exact, (first, once), (second, again) = found
     assert first == second == "int8 weights*"
-    assert not np.array_equal(once.pictures[0], exact[-1][1].pictures[0])
-    assert np.array_equal(once.pictures[0], again.pictures[0])
+    assert not np.array_equal(once.images[0], exact[-1][1].images[0])
+    assert np.array_equal(once.images[0], again.images[0])

@@ -50,7 +50,7 @@ def origin(recipe: str) -> Origin:
 
 
 def picture(key: int, width: int = 60, height: int = 40) -> Image:
-    """A smooth picture that differs with `key`."""
+    """A smooth image that differs with `key`."""
     rng = np.random.default_rng(key)
     small = PIL.Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
     return encode_jpeg(np.asarray(small.resize((width, height), PIL.Image.Resampling.BICUBIC)))

@@ -70,7 +70,7 @@ def bomb() -> bytes:
 
 
 def lying() -> bytes:
-    """The picture stored on its side, with the EXIF word that turns it upright."""
+    """The image stored on its side, with the EXIF word that turns it upright."""
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     turned = picture().transpose(PIL.Image.Transpose.ROTATE_90)

@@ -34,7 +34,7 @@ def test_masks_survive_the_round_trip(array):
 
 
 @pytest.mark.parametrize("counts", [(5,), (7,), (3, -3, 6), ()])
-def test_runs_that_do_not_fill_the_picture_are_refused(counts):
+def test_runs_that_do_not_fill_the_image_are_refused(counts):
     with pytest.raises(ValueError, match="2x3 needs 6"):
         Mask(2, 3, counts).to_array()
 

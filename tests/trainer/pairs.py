@@ -49,7 +49,7 @@ def a_pair(number: int, **changes: object) -> Pair:
         "seed_id": f"seed-{number:04d}",
         "chosen_image": photo(2 * number, size, f"photo-{number}.jpg"),
         "rejected_image": photo(2 * number + 1, size),
-        "prompt": ("What colour is the ring?", "Describe the picture.")[number % 2],
+        "prompt": ("What colour is the ring?", "Describe the image.")[number % 2],
         "chosen": chosen,
         "rejected": "There are two yellow rings on the left side.",
         "counterfactual": f"The ring is red.{more}",

@@ -58,7 +58,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     seen = scenes(1, 1500, HABIT)
-    # One picture at a time: the second image is a lesson that takes longer.
+    # One image at a time: the second image is a lesson that takes longer.
     rows = [row for row in lessons(seen, 0) if len(row.images) == 1]
     family = new_checkpoint(folder / "base", Size(64, 2, 2), [_text(row) for row in rows], 0)
     model = LlavaForConditionalGeneration.from_pretrained(folder / "base")

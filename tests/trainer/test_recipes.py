@@ -31,7 +31,7 @@ def pairs_of(run: Path) -> list[dict]:
 
 
 def with_chat(command: list[str], stages: tuple[str, ...], truth: dict[bytes, str]) -> None:
-    """A run of the pipeline whose chat models all know what the pictures show."""
+    """A run of the pipeline whose chat models all know what the images show."""
     with ChatServer(Witness(truth)) as server:
         sets = [f"{stage}.chat.base_url={server.url}" for stage in stages]
         sets += [*EMBEDDERS, "double_threshold.limits={}"]
@@ -63,7 +63,7 @@ def retrieval(folder: Path) -> Path:
     truth = {shade((seeds.parent / row["image"]).read_bytes()): row["chosen"] for row in rows}
     command = ["retrieval", "--input", str(seeds), "--output", str(folder / "run")]
     for text in ("embedder=color_layout", "min_similarity=0.3", "validation=0"):
-        command += ["--set", f"matching.{text}"]
+        command += ["--set", f"pairing.{text}"]
     with_chat(command, ("answerer", "chat_verifier"), truth)
     return folder / "run"
 

@@ -1,4 +1,4 @@
-"""Pictures decoded one micro-batch ahead: the same rows, sooner."""
+"""Images decoded one micro-batch ahead: the same rows, sooner."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pictures(num: int, side: int = 64) -> list[Image]:
 
 @pytest.fixture
 def reads(monkeypatch) -> list[tuple[bytes, str]]:
-    """Every picture that is really decoded, and the thread that does it; nothing is remembered."""
+    """Every image that is really decoded, and the thread that does it; nothing is remembered."""
     seen, plain = [], pixels._read
     monkeypatch.setattr(pixels, "_decoded", type(pixels._decoded)())
     monkeypatch.setattr(pixels, "_room", 32)
@@ -51,7 +51,7 @@ def reads(monkeypatch) -> list[tuple[bytes, str]]:
     return seen
 
 
-def test_a_picture_is_decoded_once_however_many_threads_ask(reads):
+def test_a_image_is_decoded_once_however_many_threads_ask(reads):
     images = pictures(6)
     found: list[list[pixels.Pixels]] = []
     threads = [
@@ -83,17 +83,17 @@ def test_the_room_is_kept_and_what_is_asked_for_stays(reads):
     assert len(pixels._decoded) == 40
 
 
-def test_a_picture_that_is_none_raises_every_time(reads):
+def test_a_image_that_is_none_raises_every_time(reads):
     for _ in range(2):
         with pytest.raises(OSError, match="cannot identify"):
-            decode(Image(b"no picture"))
+            decode(Image(b"no image"))
     assert len(reads) == 2
     assert len(pixels._decoded) == 0
 
 
 @dataclass(frozen=True)
 class Looker(Stage[Seed, Seed]):
-    """Looks at every picture, then waits as a driver of a GPU does."""
+    """Looks at every image, then waits as a driver of a GPU does."""
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Seed
@@ -174,7 +174,7 @@ def test_nothing_is_decoded_ahead_over_a_shard_on_which_a_process_died(run, read
     assert not [name for _, name in reads if name.startswith("ahead")]
 
 
-def test_a_picture_that_cannot_be_decoded_ahead_is_the_rows_own_trouble(run):
+def test_a_image_that_cannot_be_decoded_ahead_is_the_rows_own_trouble(run):
     first, second = groups(ahead=True, recipe="crop", looker=Looker(0.05))
     parcel = loaded(run, first, second)
     (records,) = parcel.live

@@ -133,7 +133,7 @@ class BatchBuilder:
         draws = []
         for number, row in enumerate(rows):
             try:
-                drawn, shown = self._pictures(row, epoch)
+                drawn, shown = self._images(row, epoch)
                 draws.append(drawn)
                 prompts = self._prompts(row, drawn, shown, pixels)
                 readings = self._readings(row, prompts, views, number * len(views))
@@ -174,7 +174,7 @@ class BatchBuilder:
             found += [length + len(self.family.answer(_text(row, a)).ids) for a in answers]
         return found
 
-    def _pictures(self, row: Row, epoch: int) -> tuple[Draws, dict[Images, PIL.Image.Image]]:
+    def _images(self, row: Row, epoch: int) -> tuple[Draws, dict[Images, PIL.Image.Image]]:
         """What is drawn for the row, and the images that the views show."""
         roles = {role for view in self.views for role in _shown(view)}
         shown: dict[Images, PIL.Image.Image] = {}

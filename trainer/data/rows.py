@@ -1,6 +1,6 @@
 """Rows of finished runs, read when they are asked for. Knows shards, not models.
 
-Only an index stays in memory: where each row is, its id, its picture and what it lacks. A row's
+Only an index stays in memory: where each row is, its id, its image and what it lacks. A row's
 content is read from the row group that holds it; one such group or a few are kept.
 """
 
@@ -82,7 +82,7 @@ class _Index:
     """One entry a row, over all files in order."""
 
     pair_ids: pa.Array
-    pictures: pa.Array
+    images: pa.Array
     folds: pa.Array
     lacks: NDArray[np.uint16]
 
@@ -133,9 +133,9 @@ class Rows:
         return found
 
     @property
-    def pictures(self) -> list[str]:
+    def images(self) -> list[str]:
         """Which source image a row is of: its file name, or the seed's id where it has none."""
-        found: list[str] = self._index.pictures.take(pa.array(self._numbers)).to_pylist()
+        found: list[str] = self._index.images.take(pa.array(self._numbers)).to_pylist()
         return found
 
     @property
@@ -159,8 +159,8 @@ class Rows:
         `schemas.holdout.is_held_out` says which: all pairs of one source image are on one side, and
         stay there whatever else is added; pairs of two photos follow their fold.
         """
-        pictures = self.pictures
-        name, number = Counter(pictures).most_common(1)[0] if pictures else ("", 0)
+        images = self.images
+        name, number = Counter(images).most_common(1)[0] if images else ("", 0)
         if number > MANY_ROWS and number > len(self) / 10:
             log.warning(
                 "%d of %d rows are held for pairs of one source image, because the files are all "
@@ -171,9 +171,9 @@ class Rows:
         if share > 0 and any(folds) and VALIDATION not in folds:
             log.warning(
                 "no pair of two photos is held out: none was set aside when they were paired; set "
-                "matching.validation of the recipe"
+                "pairing.validation of the recipe"
             )
-        sides = [is_held_out(p, f, share, seed) for p, f in zip(pictures, folds, strict=True)]
+        sides = [is_held_out(p, f, share, seed) for p, f in zip(images, folds, strict=True)]
         held = np.array(sides, dtype=bool)
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
@@ -266,7 +266,7 @@ def _read(file: ShardFile, group: int, columns: Sequence[str]) -> pa.Table:
 
 def _build_index(files: Sequence[ShardFile]) -> _Index:
     ids: list[pa.Array] = []
-    pictures: list[str] = []
+    images: list[str] = []
     folds: list[pa.Array] = []
     lacks: list[NDArray[np.uint16]] = []
     for file in files:
@@ -274,12 +274,12 @@ def _build_index(files: Sequence[ShardFile]) -> _Index:
             table = _read(file, group, _INDEX_COLUMNS)
             ids += table["pair_id"].chunks
             paths = pc.struct_field(table["chosen_image"], "path").to_pylist()
-            pictures += map(source_image, paths, table["seed_id"].to_pylist())
+            images += map(source_image, paths, table["seed_id"].to_pylist())
             folds.append(_folds(table))
             lacks.append(_lacks(table))
     index = _Index(
         pa.chunked_array(ids, pa.string()).combine_chunks(),
-        pa.array(pictures, pa.string()),
+        pa.array(images, pa.string()),
         pa.chunked_array(folds, pa.string()).combine_chunks(),
         np.concatenate([np.zeros(0, np.uint16), *lacks]),
     )

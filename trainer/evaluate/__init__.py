@@ -1,1 +1,1 @@
-"""How well a model tells the pictures of a pair apart, without a judge."""
+"""How well a model tells the images of a pair apart, without a judge."""

@@ -1,6 +1,6 @@
 """95 % intervals for shares and means over rows that share source images.
 
-Pairs of one source image are not independent: whatever makes the picture easy makes all of them
+Pairs of one source image are not independent: whatever makes the image easy makes all of them
 easy. So images are drawn again, with all their rows, not rows.
 """
 

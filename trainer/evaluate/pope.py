@@ -1,14 +1,14 @@
 """Yes/no questions about objects, as POPE (arXiv 2305.10355) asks them, from pairs' regions.
 
-POPE knows every object of a picture; a pair knows what its contrast touched, and what its texts
+POPE knows every object of an image; a pair knows what its contrast touched, and what its texts
 speak of. So the sets differ in how sure their "no" is:
 
 * `removed`: the object that a pair's rejected image lacks, asked of both images. Sure, because the
   edit was verified, and a model that does not look is right half the time;
-* `random`, `popular`, `adversarial`: objects of other pictures, asked of the chosen image: any, the
-  most frequent, those that most often occur with what is there. An object may be in the picture and
-  just not be annotated; words of the picture's own texts are never asked for. Each "no" has a "yes"
-  about an object of the same picture.
+* `random`, `popular`, `adversarial`: objects of other images, asked of the chosen image: any, the
+  most frequent, those that most often occur with what is there. An object may be in the image and
+  just not be annotated; words of the image's own texts are never asked for. Each "no" has a "yes"
+  about an object of the same image.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Scene:
     labels: tuple[str, ...]
     """Labels of the pair's regions."""
     text: str
-    """All that is said of the picture: prompt and answers."""
+    """All that is said of the image: prompt and answers."""
 
 
 @dataclass(frozen=True, slots=True)

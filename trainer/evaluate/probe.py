@@ -1,4 +1,4 @@
-"""The probe: whether an answer is likelier under the picture that it is true of.
+"""The probe: whether an answer is likelier under the image that it is true of.
 
 Four cells of a pair's table and no judge. `shown`: log p(chosen | chosen image) against
 log p(chosen | rejected image); `mirrored`: the counterfactual, the other way round; `both`: the two

@@ -19,7 +19,7 @@ class Kind:
     noise at best, so a loss that shows two is refused."""
     tiles_alone: bool = False
     """Whether an image is cut into tiles only where it is the prompt's only one (OneVision), so
-    that one picture is two different inputs."""
+    that one image is two different inputs."""
 
 
 _BY_TYPE = {

@@ -244,7 +244,7 @@ def _box(place: Place, field: str, cell: Any) -> Box:
 
 
 def _mask(place: Place, field: str, cell: Any) -> Mask | None:
-    """A mask as COCO run lengths, packed or not; whether it fits its picture is seen later."""
+    """A mask as COCO run lengths, packed or not; whether it fits its image is seen later."""
     if cell is None or isinstance(cell, Mask):
         return cell
     allowed = "COCO run lengths {size: [height, width], counts}"

@@ -1,4 +1,4 @@
-"""COCO annotation files as rows: captions, boxes and masks of one picture together."""
+"""COCO annotation files as rows: captions, boxes and masks of one image together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COCO_COLUMNS = ["id", "image", "prompt", "chosen", "rejected", "objects", "sourc
 
 
 def coco_rows(source: Input) -> Iterator[PlacedRow]:
-    """One row per picture: its first caption, its instances (crowds left out), its licence."""
+    """One row per image: its first caption, its instances (crowds left out), its licence."""
     captions_file, *instances_files = source.files
     captions = load_json(captions_file, dict)
     first_caption: dict[Any, str] = {}
@@ -59,7 +59,7 @@ def coco_rows(source: Input) -> Iterator[PlacedRow]:
 
 
 def coco_image_root(source: Input) -> str:
-    """Where the pictures lie, if they lie where people unpack COCO; else beside the captions."""
+    """Where the images lie, if they lie where people unpack COCO; else beside the captions."""
     captions = source.files[0]
     split = PurePosixPath(captions.name).stem.removeprefix("captions_")
     above = captions.folder.rpartition("/")[0]
@@ -136,6 +136,6 @@ def _mask(place: Place, segmentation: Any, image: Mapping[str, Any]) -> Mask | N
         raise place.error(
             "segmentation",
             f"found {shown(segmentation)} ({type(error).__name__}: {error})",
-            "polygons of a picture with width and height, or run lengths",
+            "polygons of an image with width and height, or run lengths",
         ) from error
     return mask if mask.area else None

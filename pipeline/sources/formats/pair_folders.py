@@ -31,13 +31,13 @@ _MOVED = {
     "left_right.json": Kind.POSITION,
     "up_down.json": Kind.RELATION,
 }
-"""Files {picture: [{image_id, pos, neg}]} of CounterCurate, with what differs. Left and right are
+"""Files {image: [{image_id, pos, neg}]} of CounterCurate, with what differs. Left and right are
 exchanged by mirroring; above and below by drawing both things anew, so those pairs are filtered as
 other generated ones are."""
 _CHANGED = {"noun": Kind.OBJECT, "adjective": Kind.ATTRIBUTE, "reverse": Kind.RELATION}
 """Keys of dalle_gen_counterfactuals.json, with what differs; "reverse" exchanges two things."""
 _ORDER = "order"
-"""FineCops-Ref's category of reordered expressions, which MVC leaves out: the picture is the same
+"""FineCops-Ref's category of reordered expressions, which MVC leaves out: the image is the same
 for a person, only the sentence is odd."""
 
 
@@ -45,9 +45,9 @@ def countercurate_rows(source: Input) -> Iterator[PlacedRow]:
     """The pairs of `train_data/`, in the order of its files.
 
     Images are named as its own scripts name them (prep_clip_pos_count.py, prep_clip_attr.py):
-    `{kind}/pos/{picture}.jpg` with `{kind}/neg/{picture}_{image_id}.png`, or `.jpg`, or
-    `{picture}.jpg`; `flickr30k-images/{picture}.jpg` with
-    `dalle_gen_counterfactuals/{picture}_{change}.jpg`. Pairs whose negative was never drawn are
+    `{kind}/pos/{image}.jpg` with `{kind}/neg/{image}_{image_id}.png`, or `.jpg`, or
+    `{image}.jpg`; `flickr30k-images/{image}.jpg` with
+    `dalle_gen_counterfactuals/{image}_{change}.jpg`. Pairs whose negative was never drawn are
     left out, as there.
     """
     files = {file.name: file for file in source.files}
@@ -64,13 +64,13 @@ def _moved(root: str, file: InputFile, kind: Kind) -> Iterator[PlacedRow]:
     folder = file.name.removesuffix(".json")
     drawn = _names(f"{root}/{folder}/neg")
     number = 0
-    for picture, pairs in load_json(file, dict).items():
-        for item in _as(list, pairs, Place(file.url, file.name, "pair", number), picture):
+    for image, pairs in load_json(file, dict).items():
+        for item in _as(list, pairs, Place(file.url, file.name, "pair", number), image):
             place = Place(file.url, file.name, "pair", number)
             number += 1
             _as(dict, item, place, "pair")
-            tried = f"{picture}_{item.get('image_id')}"
-            names = (f"{tried}.png", f"{tried}.jpg", f"{picture}.jpg")
+            tried = f"{image}_{item.get('image_id')}"
+            names = (f"{tried}.png", f"{tried}.jpg", f"{image}.jpg")
             negative = next((name for name in names if name in drawn), None)
             if negative is None:
                 continue
@@ -78,7 +78,7 @@ def _moved(root: str, file: InputFile, kind: Kind) -> Iterator[PlacedRow]:
                 place,
                 {
                     "id": f"countercurate/{folder}/{tried}",
-                    "image": f"{folder}/pos/{picture}.jpg",
+                    "image": f"{folder}/pos/{image}.jpg",
                     "chosen": item.get("pos"),
                     "counterfactual_image": f"{folder}/neg/{negative}",
                     "counterfactual": item.get("neg"),
@@ -88,24 +88,24 @@ def _moved(root: str, file: InputFile, kind: Kind) -> Iterator[PlacedRow]:
 
 
 def _first_captions(file: InputFile) -> dict[str, str]:
-    """The first caption of each picture that has any."""
+    """The first caption of each image that has any."""
     first = {}
-    for number, (picture, captions) in enumerate(load_json(file, dict).items()):
-        place = Place(file.url, file.name, "picture", number)
-        for caption in _as(list, captions, place, picture)[:1]:
-            first[picture] = _as(str, caption, place, picture)
+    for number, (image, captions) in enumerate(load_json(file, dict).items()):
+        place = Place(file.url, file.name, "image", number)
+        for caption in _as(list, captions, place, image)[:1]:
+            first[image] = _as(str, caption, place, image)
     return first
 
 
 def _changed(root: str, file: InputFile, captions: Mapping[str, str]) -> Iterator[PlacedRow]:
     drawn = _names(f"{root}/dalle_gen_counterfactuals")
     number = 0
-    for picture, changes in load_json(file, dict).items():
-        of_picture = Place(file.url, file.name, "pair", number)
-        for change, caption in _as(dict, changes, of_picture, picture).items():
+    for image, changes in load_json(file, dict).items():
+        of_image = Place(file.url, file.name, "pair", number)
+        for change, caption in _as(dict, changes, of_image, image).items():
             place = Place(file.url, file.name, "pair", number)
             number += 1
-            negative = f"{picture}_{change}.jpg"
+            negative = f"{image}_{change}.jpg"
             if caption is None or negative not in drawn:
                 continue
             if change not in _CHANGED:
@@ -113,9 +113,9 @@ def _changed(root: str, file: InputFile, captions: Mapping[str, str]) -> Iterato
             yield PlacedRow(
                 place,
                 {
-                    "id": f"countercurate/{picture}_{change}",
-                    "image": f"flickr30k-images/{picture}.jpg",
-                    "chosen": captions.get(picture),
+                    "id": f"countercurate/{image}_{change}",
+                    "image": f"flickr30k-images/{image}.jpg",
+                    "chosen": captions.get(image),
                     "counterfactual_image": f"dalle_gen_counterfactuals/{negative}",
                     "counterfactual": caption,
                     "kind": str(_CHANGED[change]),
@@ -124,10 +124,10 @@ def _changed(root: str, file: InputFile, captions: Mapping[str, str]) -> Iterato
 
 
 def finecops_rows(source: Input) -> Iterator[PlacedRow]:
-    """The negatives with a picture of their own, each with the positive it was made from.
+    """The negatives with an image of their own, each with the positive it was made from.
 
     Keys as its documentation names them: positives {id, image_id, expression}, negatives with
-    {positive_id, negative_type, negative_cate} besides. Pictures are `{image_id}.jpg` below
+    {positive_id, negative_type, negative_cate} besides. Images are `{image_id}.jpg` below
     `images/`, or where `--image-root` says. Negatives of text alone, and those of the category
     "order", are left out.
     """

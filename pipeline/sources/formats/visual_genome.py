@@ -20,7 +20,7 @@ when read one after the other."""
 
 
 def visual_genome_rows(source: Input) -> Iterator[PlacedRow]:
-    """One row per picture of `image_data.json`, with its objects, their attributes, its phrases."""
+    """One row per image of `image_data.json`, with its objects, their attributes, its phrases."""
     files = {file.name: file for file in source.files}
     images_file = files["image_data.json"]
     objects = _by_image(files.get("objects.json"), "objects")
@@ -46,7 +46,7 @@ def visual_genome_rows(source: Input) -> Iterator[PlacedRow]:
 
 
 def visual_genome_image_root(source: Input) -> str:
-    """Where the pictures lie: in the folder, or in its `images`."""
+    """Where the images lie: in the folder, or in its `images`."""
     folder = source.files[0].folder
     filesystem, path = filesystem_of(f"{folder}/images")
     return f"{folder}/images" if filesystem.isdir(path) else folder
@@ -56,7 +56,7 @@ def answer(phrases: list[str]) -> str | None:
     """The longest distinct region phrases, in the order of the file, as sentences.
 
     Region phrases are short ("the sky is blue", "a man on a horse"); the longest say most, and each
-    was written by a person looking at this picture. None where there are no phrases.
+    was written by a person looking at this image. None where there are no phrases.
     """
     distinct: dict[str, str] = {}
     for phrase in phrases:

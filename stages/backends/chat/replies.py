@@ -37,7 +37,7 @@ class Completion:
     cut_off: bool
     """Whether it ended at the limit of tokens."""
     prompt_tokens: int
-    """Tokens read, pictures included, as the model counts them; 0 where it does not say."""
+    """Tokens read, images included, as the model counts them; 0 where it does not say."""
     completion_tokens: int
     """Tokens written."""
 
@@ -101,19 +101,19 @@ def in_words(request: Request[Any]) -> Request[Any]:
 
 
 def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as OpenAI's chat API and vLLM take them, pictures as data URLs."""
+    """Messages as OpenAI's chat API and vLLM take them, images as data URLs."""
     return [{"role": m.role, "content": _content(m)} for m in messages]
 
 
 def data_url(image: Image) -> str:
-    """The picture as a data URL; ValueError if it is in no format that chat models take."""
+    """The image as a data URL; ValueError if it is in no format that chat models take."""
     for magic, kind in _MIME.items():
         if image.bytes.startswith(magic):
             return f"data:image/{kind};base64,{base64.b64encode(image.bytes).decode()}"
     if image.bytes[:4] == b"RIFF" and image.bytes[8:12] == b"WEBP":
         return f"data:image/webp;base64,{base64.b64encode(image.bytes).decode()}"
     raise ValueError(
-        f"picture {image.path or ''} starts with {image.bytes[:8]!r}; JPEG, PNG, WebP, GIF and BMP "
+        f"image {image.path or ''} starts with {image.bytes[:8]!r}; JPEG, PNG, WebP, GIF and BMP "
         "can be shown to a chat model"
     )
 

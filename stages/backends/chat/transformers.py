@@ -108,7 +108,7 @@ class TransformersChat:
         return results
 
     def _write(self, requests: Sequence[Request[Any]]) -> list[Completion | Unanswered]:
-        """One micro-batch; requests that would confuse pictures with words are not asked."""
+        """One micro-batch; requests that would confuse images with words are not asked."""
         marks = [self._mark(request) for request in requests]
         asked = [request for request, mark in zip(requests, marks, strict=True) if mark is None]
         written = iter(self._generate(asked) if asked else ())
@@ -117,13 +117,13 @@ class TransformersChat:
             if mark is None
             else Unanswered(
                 Reason.REQUEST_FAILED,
-                f"the text holds {mark!r}, which {self.model} takes for a picture",
+                f"the text holds {mark!r}, which {self.model} takes for an image",
             )
             for mark in marks
         ]
 
     def _mark(self, request: Request[Any]) -> str | None:
-        """The model's placeholder for a picture, if a text of the request holds it."""
+        """The model's placeholder for an image, if a text of the request holds it."""
         token = getattr(self._processor, "image_token", None)
         texts = [p for m in request.messages for p in m.parts if isinstance(p, str)]
         return token if token and any(token in text for text in texts) else None
@@ -243,8 +243,8 @@ def _turn(message: Message) -> dict[str, Any]:
     content: list[dict[str, Any]] = []
     for part in message.parts:
         if isinstance(part, Image):
-            with PIL.Image.open(io.BytesIO(part.bytes)) as picture:
-                content.append({"type": "image", "image": picture.convert("RGB")})
+            with PIL.Image.open(io.BytesIO(part.bytes)) as image:
+                content.append({"type": "image", "image": image.convert("RGB")})
         else:
             content.append({"type": "text", "text": part})
     return {"role": message.role, "content": content}

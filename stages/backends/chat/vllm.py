@@ -24,7 +24,7 @@ from stages.language.chat import Answer, Form, Reply, Request, Unanswered
 
 @dataclass
 class VllmChat:
-    """Any model that vLLM serves, several pictures in a request, replies held to their schema."""
+    """Any model that vLLM serves, several images in a request, replies held to their schema."""
 
     name: Literal["vllm_chat"] = "vllm_chat"
     """Selects this backend."""
@@ -41,11 +41,11 @@ class VllmChat:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Settings of the model's chat template: {"enable_thinking": false}."""
     mm_processor_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Settings of its picture processor: {"max_pixels": 1003520}."""
+    """Settings of its image processor: {"max_pixels": 1003520}."""
     max_model_len: Annotated[int, Ge(1)] = 16384
-    """Longest conversation in tokens, pictures included; a longer one is an error of its row."""
+    """Longest conversation in tokens, images included; a longer one is an error of its row."""
     images_per_request: Annotated[int, Ge(1)] = field(default=2, metadata=OPERATIONAL)
-    """Most pictures in one request; memory is set aside for them."""
+    """Most images in one request; memory is set aside for them."""
     tensor_parallel: Annotated[int, Ge(1)] = field(default=1, metadata=OPERATIONAL)
     """GPUs that share the weights; as many as the placement gives the actor."""
     gpu_memory: Annotated[float, Gt(0), Le(1)] = field(default=0.9, metadata=OPERATIONAL)

@@ -1,4 +1,4 @@
-"""FLUX.1: pictures from words. Knows texts and arrays, not records."""
+"""FLUX.1: images from words. Knows texts and arrays, not records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Flux:
     """FLUX.1-dev with OViP's settings (arXiv 2505.15963, `annotate.py`); schnell without guidance.
 
-    OViP drew all its pictures from seed 0; here each row has its own.
+    OViP drew all its images from seed 0; here each row has its own.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -55,7 +55,7 @@ class Flux:
     """Longest description, in tokens of the T5 encoder, its end included. CLIP, which only sets a
     mood, reads the first 77."""
     rows: Rows = field(default=8, metadata=OPERATIONAL)
-    """Pictures denoised in one call: speed and memory alone."""
+    """Images denoised in one call: speed and memory alone."""
     _pipeline: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
@@ -89,12 +89,12 @@ class Flux:
     def synthesize(
         self, descriptions: Sequence[str], seeds: Sequence[int], size: Size
     ) -> list[Pixels]:
-        """One picture for each description and its seed; sides are multiples of 16."""
+        """One image for each description and its seed; sides are multiples of 16."""
         most = rows_a_call(self.rows, self.step_cache)
         made: list[Pixels] = []
         for start in range(0, len(descriptions), most):
             rows = slice(start, start + most)
-            made += self._pipeline.pictures(
+            made += self._pipeline.images(
                 seeds[rows],
                 width=size.width,
                 height=size.height,

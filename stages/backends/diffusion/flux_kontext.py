@@ -1,4 +1,4 @@
-"""FLUX.1 Kontext (arXiv 2506.15742): pictures edited by instruction. Knows arrays, not records."""
+"""FLUX.1 Kontext (arXiv 2506.15742): images edited by instruction. Knows arrays, not records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stages.pixels import Pixels
 
 @dataclass
 class FluxKontext:
-    """Edits of pictures of one size go through the model together."""
+    """Edits of images of one size go through the model together."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -41,7 +41,7 @@ class FluxKontext:
     """Longest instruction, in tokens of the T5 encoder, its end included. CLIP, which only sets a
     mood, reads the first 77."""
     rows: Rows = field(default=4, metadata=OPERATIONAL)
-    """Pictures denoised in one call: speed and memory alone."""
+    """Images denoised in one call: speed and memory alone."""
     _pipeline: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
@@ -83,21 +83,21 @@ class FluxKontext:
         instructions: Sequence[str],
         seeds: Sequence[Sequence[int]],
     ) -> list[list[Pixels]]:
-        """For each picture one edit a seed; pictures must be of one of `sizes`."""
+        """For each image one edit a seed; images must be of one of `sizes`."""
         from stages.backends.diffusion.pipeline import edited_by_size
 
         known = set(self.sizes(float("inf")))
         for image in images:
             if size_of(image) not in known:
                 raise ValueError(
-                    f"{self.name} would resample a picture of {size_of(image)}; put it on a canvas "
+                    f"{self.name} would resample an image of {size_of(image)}; put it on a canvas "
                     "of one of its sizes first"
                 )
 
         def together(mine: list[int], own_seeds: list[int]) -> list[Pixels]:
             size = size_of(images[mine[0]])
             texts = [instructions[i] for i in mine]
-            made: list[Pixels] = self._pipeline.pictures(
+            made: list[Pixels] = self._pipeline.images(
                 own_seeds,
                 image=[PIL.Image.fromarray(images[i]) for i in mine],
                 width=size.width,

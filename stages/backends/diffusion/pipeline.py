@@ -29,7 +29,7 @@ from stages.pixels import Pixels
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 """What the libraries raise for a checkpoint that is not what it should be."""
 _REMEMBERED = 32
-"""Texts kept; with a picture of a megapixel in it, one takes ten megabytes."""
+"""Texts kept; with an image of a megapixel in it, one takes ten megabytes."""
 
 
 def open_pipeline(
@@ -89,7 +89,7 @@ def prepared(
     if few_steps is not None:
         _distill(pipe, few_steps)
     pipe.to(where)
-    pipe.vae.enable_slicing()  # memory for one picture, and no picture depends on another
+    pipe.vae.enable_slicing()  # memory for one image, and no image depends on another
     if weights != "full":
         _quantise(pipe.transformer, weights)
     if step_cache is not None:
@@ -120,8 +120,8 @@ class Pipeline:
         self._read.move_to_end(key)
         return self._read[key]
 
-    def pictures(self, seeds: Sequence[int], **settings: Any) -> list[Pixels]:
-        """One uint8 [H, W, 3] picture a seed, made with the pipeline's own settings.
+    def images(self, seeds: Sequence[int], **settings: Any) -> list[Pixels]:
+        """One uint8 [H, W, 3] image a seed, made with the pipeline's own settings.
 
         Noise is drawn on the CPU by one generator a row: the same on every device and in every
         batch. ArithmeticError for values that are not finite: they would pass for black.
@@ -130,7 +130,7 @@ class Pipeline:
         made = self.pipe(generator=drawn, output_type="pt", return_dict=True, **settings).images
         if not bool(torch.isfinite(made).all()):
             raise ArithmeticError(
-                f"{type(self.pipe).__name__} made a picture with values that are not finite in "
+                f"{type(self.pipe).__name__} made an image with values that are not finite in "
                 f"{self.pipe.transformer.dtype}; use dtype: bfloat16 in the placement"
             )
         levels = (made.float() * 255).round().clamp(0, 255).to(torch.uint8)
@@ -273,9 +273,9 @@ def edited_by_size(
     most: int,
     edit: Callable[[list[int], list[int]], list[Pixels]],
 ) -> list[list[Pixels]]:
-    """For each picture one result a seed, pictures of one size together, at most so many a call.
+    """For each image one result a seed, images of one size together, at most so many a call.
 
-    `edit` takes indices of pictures, which may come more than once, with a seed each.
+    `edit` takes indices of images, which may come more than once, with a seed each.
     """
     rows = [(i, seed) for i, own in enumerate(seeds) for seed in own]
     by_size: dict[Size, list[int]] = {}

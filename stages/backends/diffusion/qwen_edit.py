@@ -1,4 +1,4 @@
-"""Qwen-Image-Edit (arXiv 2508.02324): pictures edited by instruction. Knows arrays, not records."""
+"""Qwen-Image-Edit (arXiv 2508.02324): images edited by instruction. Knows arrays, not records."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _QwenEdit(ABC):
     max_tokens: Annotated[int, Ge(1), Le(1000)] = 512
     """Longest instruction, in tokens. Nothing is cut off."""
     rows: Rows = field(default=4, metadata=OPERATIONAL)
-    """Pictures denoised in one call: speed and memory alone."""
+    """Images denoised in one call: speed and memory alone."""
     _pipeline: Any = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -106,24 +106,24 @@ class _QwenEdit(ABC):
 
     @abstractmethod
     def _rule(self, aspect: float) -> tuple[int, int]:
-        """(width, height) to which the pipeline brings a picture of this aspect ratio."""
+        """(width, height) to which the pipeline brings an image of this aspect ratio."""
 
     @abstractmethod
     def _shown(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """The picture as the text encoder is shown it."""
+        """The image as the text encoder is shown it."""
 
-    def _pictures(self, images: Sequence[Pixels]) -> list[PIL.Image.Image]:
+    def _images(self, images: Sequence[Pixels]) -> list[PIL.Image.Image]:
         for image in images:
             size = size_of(image)
             if tuple(self._rule(size.aspect)) != size:
                 raise ValueError(
-                    f"{self.name} would resample a picture of {size}; put it on a canvas of one of "
+                    f"{self.name} would resample an image of {size}; put it on a canvas of one of "
                     "its sizes first"
                 )
         return [PIL.Image.fromarray(image) for image in images]
 
     def _embedding(self, image: Pixels, picture: PIL.Image.Image, text: str) -> torch.Tensor:
-        """[1, L, D]: the instruction and the picture, read once and kept for further seeds."""
+        """[1, L, D]: the instruction and the image, read once and kept for further seeds."""
         key = (content_id(image.tobytes()), text)
         embedding: torch.Tensor
         embedding, _ = self._pipeline.read(key, prompt=[text], image=[self._shown(picture)])
@@ -132,7 +132,7 @@ class _QwenEdit(ABC):
     def _words(
         self, images: Sequence[Pixels], pictures: Sequence[PIL.Image.Image], texts: Sequence[str]
     ) -> dict[str, Any]:
-        """The pipeline's settings on what to make, one row for each picture and its text."""
+        """The pipeline's settings on what to make, one row for each image and its text."""
         from stages.backends.diffusion.pipeline import padded, plain
 
         wanted = [
@@ -162,7 +162,7 @@ class _QwenEdit(ABC):
 
 @dataclass
 class QwenImageEdit(_QwenEdit):
-    """The first generation. Edits of pictures of one size go through the model together."""
+    """The first generation. Edits of images of one size go through the model together."""
 
     _kind: ClassVar[str] = "QwenImageEditPipeline"
 
@@ -177,14 +177,14 @@ class QwenImageEdit(_QwenEdit):
         instructions: Sequence[str],
         seeds: Sequence[Sequence[int]],
     ) -> list[list[Pixels]]:
-        """For each picture one edit a seed; pictures must be of one of `sizes`."""
+        """For each image one edit a seed; images must be of one of `sizes`."""
         from stages.backends.diffusion.pipeline import edited_by_size
 
-        opened = self._pictures(images)
+        opened = self._images(images)
 
         def together(mine: list[int], own_seeds: list[int]) -> list[Pixels]:
             same_size, shown = [images[i] for i in mine], [opened[i] for i in mine]
-            made: list[Pixels] = self._pipeline.pictures(
+            made: list[Pixels] = self._pipeline.images(
                 own_seeds,
                 image=shown,
                 **self._words(same_size, shown, [instructions[i] for i in mine]),
@@ -224,10 +224,10 @@ class QwenImageEditPlus(_QwenEdit):
         instructions: Sequence[str],
         seeds: Sequence[Sequence[int]],
     ) -> list[list[Pixels]]:
-        """For each picture one edit a seed; pictures must be of one of `sizes`."""
+        """For each image one edit a seed; images must be of one of `sizes`."""
         return [
             self._edit(*row)
-            for row in zip(images, self._pictures(images), instructions, seeds, strict=True)
+            for row in zip(images, self._images(images), instructions, seeds, strict=True)
         ]
 
     def _edit(
@@ -238,7 +238,7 @@ class QwenImageEditPlus(_QwenEdit):
         made: list[Pixels] = []
         for start in range(0, len(seeds), most):
             own = seeds[start : start + most]
-            made += self._pipeline.pictures(
+            made += self._pipeline.images(
                 own,
                 image=[picture],
                 num_images_per_prompt=len(own),

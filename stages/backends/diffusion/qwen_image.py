@@ -1,4 +1,4 @@
-"""Qwen-Image (arXiv 2508.02324): pictures from words. Knows texts and arrays, not records."""
+"""Qwen-Image (arXiv 2508.02324): images from words. Knows texts and arrays, not records."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class QwenImage:
     max_tokens: Annotated[int, Ge(1), Le(1000)] = 512
     """Longest description, in tokens. Nothing is cut off."""
     rows: Rows = field(default=8, metadata=OPERATIONAL)
-    """Pictures denoised in one call: speed and memory alone."""
+    """Images denoised in one call: speed and memory alone."""
     _pipeline: Any = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class QwenImage:
     def synthesize(
         self, descriptions: Sequence[str], seeds: Sequence[int], size: Size
     ) -> list[Pixels]:
-        """One picture for each description and its seed; sides are multiples of 16."""
+        """One image for each description and its seed; sides are multiples of 16."""
         from stages.backends.diffusion.pipeline import padded, plain
 
         most = rows_a_call(self.rows, self.step_cache)
@@ -108,7 +108,7 @@ class QwenImage:
             if self.true_cfg_scale > 1:
                 unwanted = padded([self._embedding(self.negative_prompt)] * len(texts))
                 words["negative_prompt_embeds"], words["negative_prompt_embeds_mask"] = unwanted
-            made += self._pipeline.pictures(
+            made += self._pipeline.images(
                 seeds[start : start + most],
                 width=size.width,
                 height=size.height,

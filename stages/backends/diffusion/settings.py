@@ -1,4 +1,4 @@
-"""Settings that several diffusion backends share. All are off by default, for all change pictures.
+"""Settings that several diffusion backends share. All are off by default, for all change images.
 
 Knows no tensors, so that recipes are read without torch.
 """
@@ -20,7 +20,7 @@ Weights = Literal["full", "int8", "fp8"]
 8.9 and later."""
 
 ROWS: Any = field(default=4, metadata=OPERATIONAL)
-"""A backend's `rows`: how many pictures are denoised in one call. Speed and memory alone."""
+"""A backend's `rows`: how many images are denoised in one call. Speed and memory alone."""
 Rows = Annotated[int, Ge(1), Le(256)]
 
 
@@ -51,7 +51,7 @@ class FewSteps:
 class FirstBlock:
     """Steps of which the first block says that little has changed reuse the rest (FBCache).
 
-    Each picture is then denoised alone: pictures of one call would decide together.
+    Each image is then denoised alone: images of one call would decide together.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -98,7 +98,7 @@ def checkpoints_of(
 
 
 def rows_a_call(rows: int, step_cache: StepCache | None) -> int:
-    """How many pictures may be denoised together."""
+    """How many images may be denoised together."""
     return 1 if isinstance(step_cache, FirstBlock) else rows
 
 

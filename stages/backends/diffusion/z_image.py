@@ -1,4 +1,4 @@
-"""Z-Image (arXiv 2511.22699): pictures from words. Knows texts and arrays, not records."""
+"""Z-Image (arXiv 2511.22699): images from words. Knows texts and arrays, not records."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ZImage:
     max_tokens: Annotated[int, Ge(1), Le(512)] = 512
     """Longest description, in tokens, its frame included."""
     rows: Rows = field(default=8, metadata=OPERATIONAL)
-    """Pictures denoised in one call: speed and memory alone."""
+    """Images denoised in one call: speed and memory alone."""
     _pipeline: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
@@ -81,7 +81,7 @@ class ZImage:
     def synthesize(
         self, descriptions: Sequence[str], seeds: Sequence[int], size: Size
     ) -> list[Pixels]:
-        """One picture for each description and its seed; sides are multiples of 16."""
+        """One image for each description and its seed; sides are multiples of 16."""
         from stages.backends.diffusion.pipeline import plain
 
         made: list[Pixels] = []
@@ -92,7 +92,7 @@ class ZImage:
                 words["negative_prompt_embeds"] = [self._embedding(self.negative_prompt)] * len(
                     texts
                 )
-            made += self._pipeline.pictures(
+            made += self._pipeline.images(
                 seeds[start : start + self.rows],
                 width=size.width,
                 height=size.height,

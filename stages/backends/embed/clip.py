@@ -1,4 +1,4 @@
-"""CLIP (arXiv 2103.00020) by transformers: pictures and sentences in one space."""
+"""CLIP (arXiv 2103.00020) by transformers: images and sentences in one space."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Clip:
     """Revision on the hub."""
     view: Literal["crop", "whole"] = "crop"
     """"crop" is the checkpoint's own: the middle square, so what lies beside it is not seen.
-    "whole" squeezes the whole picture into the square."""
+    "whole" squeezes the whole image into the square."""
     max_batch: Annotated[int, Ge(1)] = field(default=32, metadata=OPERATIONAL)
-    """Pictures, or sentences, in one pass."""
+    """Images, or sentences, in one pass."""
     _model: Any = field(default=None, init=False, repr=False, compare=False)
-    _pictures: Any = field(default=None, init=False, repr=False, compare=False)
+    _images: Any = field(default=None, init=False, repr=False, compare=False)
     _tokenizer: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
@@ -47,14 +47,14 @@ class Clip:
 
         from stages.backends.weights.pretrained import load_model, load_processor
         from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Pictures
+        from stages.backends.weights.torch_images import Images
 
         where, dtype = place(device)
         (checkpoint,) = self.checkpoints()
         self._model, folder = load_model({"clip": CLIPModel}, checkpoint, (where, dtype))
         self._tokenizer = load_processor(CLIPTokenizer, folder, checkpoint)
         processor = load_processor(CLIPImageProcessorPil, folder, checkpoint)
-        self._pictures = Pictures(processor, where, dtype, whole=self.view == "whole")
+        self._images = Images(processor, where, dtype, whole=self.view == "whole")
 
     def close(self) -> None:
         """Free the device."""
@@ -62,7 +62,7 @@ class Clip:
             from stages.backends.weights.torch_device import free
 
             where = self._model.device
-            self._model = self._pictures = self._tokenizer = None
+            self._model = self._images = self._tokenizer = None
             free(where)
 
     def fits(self, text: str) -> bool:
@@ -70,7 +70,7 @@ class Clip:
         return self._excess(self._tokens(text)) <= 0
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB pictures."""
+        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB images."""
         import torch
 
         from stages.backends.weights.torch_images import chunks, unit_rows
@@ -78,7 +78,7 @@ class Clip:
         rows = []
         with torch.inference_mode():
             for part in chunks(len(images), self.max_batch):
-                values = self._pictures.stacked(images[part])
+                values = self._images.stacked(images[part])
                 rows.append(unit_rows(self._model.get_image_features(values).pooler_output))
         return np.concatenate(rows)
 

@@ -1,6 +1,6 @@
 """Classical image embedders for machines without a GPU: overall appearance, and local detail.
 
-They stand where SigLIP and DINOv2 stand in MVC (arXiv 2502.13928): one asks whether two pictures
+They stand where SigLIP and DINOv2 stand in MVC (arXiv 2502.13928): one asks whether two images
 still show the same scene, the other whether a viewer could tell them apart. Both are plain
 functions of the pixels; they know colours and edges, not meaning.
 """
@@ -22,15 +22,15 @@ from stages.pixels import Pixels
 _NEUTRAL = np.array([55.0, 0.0, 0.0], np.float32)
 _SPREAD = np.array([22.0, 11.0, 13.0], np.float32)
 """Middle and spread of CIE Lab over ordinary photographs: subtracting the one and dividing by the
-other gives each channel its say, and lets the cosine of unrelated pictures fall to about 0."""
+other gives each channel its say, and lets the cosine of unrelated images fall to about 0."""
 
 
 @dataclass
 class ColorLayout:
-    """Overall appearance: where the picture is light, dark and coloured, and how much of each.
+    """Overall appearance: where the image is light, dark and coloured, and how much of each.
 
     The mean of two cosines: of the low-frequency layout in CIE Lab, and of the colour histogram.
-    A local edit moves few coefficients of either; another picture moves all of them.
+    A local edit moves few coefficients of either; another image moves all of them.
     """
 
     name: Literal["color_layout"] = "color_layout"
@@ -50,13 +50,13 @@ class ColorLayout:
         """Nothing to free."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, 3 grid^2 + 1 + bins^3] unit rows, of N uint8 [H, W, 3] RGB pictures."""
+        """[N, 3 grid^2 + 1 + bins^3] unit rows, of N uint8 [H, W, 3] RGB images."""
         return _stack([self._embed_one(image) for image in images])
 
     def _embed_one(self, image: Pixels) -> NDArray[np.float32]:
         lab = (_small_lab(image, 64) - _NEUTRAL) / _SPREAD
         cells = cv2.resize(lab, (self.grid, self.grid), interpolation=cv2.INTER_AREA)
-        # The constant keeps an almost uniform picture from being all about its one small object.
+        # The constant keeps an almost uniform image from being all about its one small object.
         layout = np.append(cells.ravel() / np.sqrt(cells.size), np.float32(0.5))
         histogram = np.sqrt(self._histogram(lab))
         # Without its mean a histogram of few full bins no longer resembles every other one.
@@ -84,14 +84,14 @@ class ColorLayout:
 class GradientGrid:
     """Local detail: edge orientations and local colour on a fine grid.
 
-    Colour is taken against the picture's median, and edges by their strength, so that whatever
+    Colour is taken against the image's median, and edges by their strength, so that whatever
     stands out carries the vector and losing it turns the vector.
     """
 
     name: Literal["gradient_grid"] = "gradient_grid"
     """Selects this backend."""
     side: Annotated[int, Ge(32), Le(1024)] = 256
-    """Pictures are squeezed to this many pixels across and down before they are measured."""
+    """Images are squeezed to this many pixels across and down before they are measured."""
     grid: Annotated[int, Ge(2), Le(128)] = 32
     """Cells across and down."""
     orientations: Annotated[int, Ge(2), Le(32)] = 8
@@ -109,7 +109,7 @@ class GradientGrid:
         """Nothing to free."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, grid^2 (orientations + 3) + 1] unit rows, of N uint8 [H, W, 3] RGB pictures."""
+        """[N, grid^2 (orientations + 3) + 1] unit rows, of N uint8 [H, W, 3] RGB images."""
         return _stack([self._embed_one(image) for image in images])
 
     def _embed_one(self, image: Pixels) -> NDArray[np.float32]:
@@ -117,7 +117,7 @@ class GradientGrid:
         color = cv2.resize(lab, (self.grid, self.grid), interpolation=cv2.INTER_AREA)
         color = (color - np.median(color.reshape(-1, 3), axis=0)) / _SPREAD
         edges = np.sqrt(self._edges(np.ascontiguousarray(lab[:, :, 0])))
-        # The small constant is the whole vector of a picture without any content.
+        # The small constant is the whole vector of an image without any content.
         parts = (self.color_weight * color.ravel(), edges.ravel(), np.array([0.1]))
         return _unit(np.concatenate(parts).astype(np.float32))
 
@@ -136,7 +136,7 @@ class GradientGrid:
 
 
 def _small_lab(image: Pixels, side: int) -> NDArray[np.float32]:
-    """The picture squeezed to [side, side, 3], in CIE Lab (L 0 to 100)."""
+    """The image squeezed to [side, side, 3], in CIE Lab (L 0 to 100)."""
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
 

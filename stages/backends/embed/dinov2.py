@@ -17,7 +17,7 @@ from stages.pixels import Pixels
 
 @dataclass
 class Dinov2:
-    """One vector a picture, from DINOv2 with or without register tokens."""
+    """One vector an image, from DINOv2 with or without register tokens."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -32,11 +32,11 @@ class Dinov2:
     last layer norm."""
     view: Literal["crop", "whole"] = "crop"
     """"crop" is the checkpoint's own: the shorter side to 256, then the middle 224 x 224, so what
-    was edited near an edge is not seen. "whole" squeezes the whole picture to 224 x 224."""
+    was edited near an edge is not seen. "whole" squeezes the whole image to 224 x 224."""
     max_batch: Annotated[int, Ge(1)] = field(default=32, metadata=OPERATIONAL)
-    """Pictures in one pass."""
+    """Images in one pass."""
     _model: Any = field(default=None, init=False, repr=False, compare=False)
-    _pictures: Any = field(default=None, init=False, repr=False, compare=False)
+    _images: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The one model."""
@@ -48,14 +48,14 @@ class Dinov2:
 
         from stages.backends.weights.pretrained import load_model, load_processor
         from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Pictures
+        from stages.backends.weights.torch_images import Images
 
         where, dtype = place(device)
         (checkpoint,) = self.checkpoints()
         classes = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
         self._model, folder = load_model(classes, checkpoint, (where, dtype))
         processor = load_processor(BitImageProcessorPil, folder, checkpoint)
-        self._pictures = Pictures(processor, where, dtype, whole=self.view == "whole")
+        self._images = Images(processor, where, dtype, whole=self.view == "whole")
 
     def close(self) -> None:
         """Free the device."""
@@ -63,11 +63,11 @@ class Dinov2:
             from stages.backends.weights.torch_device import free
 
             where = self._model.device
-            self._model = self._pictures = None
+            self._model = self._images = None
             free(where)
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB pictures."""
+        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB images."""
         import torch
 
         from stages.backends.weights.torch_images import chunks, unit_rows
@@ -75,7 +75,7 @@ class Dinov2:
         rows = []
         with torch.inference_mode():
             for part in chunks(len(images), self.max_batch):
-                tokens = self._model(self._pictures.stacked(images[part])).last_hidden_state
+                tokens = self._model(self._images.stacked(images[part])).last_hidden_state
                 rows.append(unit_rows(self._pooled(tokens)))
         return np.concatenate(rows)
 

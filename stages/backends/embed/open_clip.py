@@ -34,9 +34,9 @@ class OpenClip:
     """Revision on the hub."""
     view: Literal["crop", "whole"] = "crop"
     """"crop" is the checkpoint's own way to a square, mostly its middle. "whole" squeezes the whole
-    picture into it."""
+    image into it."""
     max_batch: Annotated[int, Ge(1)] = field(default=32, metadata=OPERATIONAL)
-    """Pictures, or sentences, in one pass."""
+    """Images, or sentences, in one pass."""
     _model: Any = field(default=None, init=False, repr=False, compare=False)
     _transform: Any = field(default=None, init=False, repr=False, compare=False)
     _tokenizer: Any = field(default=None, init=False, repr=False, compare=False)
@@ -89,7 +89,7 @@ class OpenClip:
         return self._excess(text) <= 0
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB pictures."""
+        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB images."""
         import torch
 
         from stages.backends.weights.torch_images import chunks, unit_rows

@@ -20,9 +20,9 @@ from stages.pixels import Pixels
 
 @dataclass
 class Siglip:
-    """One vector a picture.
+    """One vector an image.
 
-    SigLIP, and SigLIP 2 of a fixed size (which has the same type), squeeze the picture to a square.
+    SigLIP, and SigLIP 2 of a fixed size (which has the same type), squeeze the image to a square.
     SigLIP 2 NaFlex keeps its shape: as many patches as fit into the checkpoint's number.
     """
 
@@ -35,7 +35,7 @@ class Siglip:
     revision: str | None = None
     """Revision on the hub."""
     max_batch: Annotated[int, Ge(1)] = field(default=32, metadata=OPERATIONAL)
-    """Pictures in one pass."""
+    """Images in one pass."""
     _model: Any = field(default=None, init=False, repr=False, compare=False)
     _inputs: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -54,7 +54,7 @@ class Siglip:
 
         from stages.backends.weights.pretrained import load_model, load_processor
         from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Patches, Pictures
+        from stages.backends.weights.torch_images import Images, Patches
 
         where, dtype = place(device)
         (checkpoint,) = self.checkpoints()
@@ -67,7 +67,7 @@ class Siglip:
         self._model, folder = load_model(classes, checkpoint, (where, dtype))
         if not self._model.use_head:
             raise CheckpointError(
-                f"{checkpoint} has no pooling head, so it gives no vector for a picture; take a "
+                f"{checkpoint} has no pooling head, so it gives no vector for an image; take a "
                 "checkpoint such as google/siglip-so400m-patch14-384"
             )
         if isinstance(self._model, Siglip2VisionModel):
@@ -75,7 +75,7 @@ class Siglip:
             self._inputs = Patches(processor, where, dtype)
         else:
             processor = load_processor(SiglipImageProcessorPil, folder, checkpoint)
-            self._inputs = Pictures(processor, where, dtype)
+            self._inputs = Images(processor, where, dtype)
 
     def close(self) -> None:
         """Free the device."""
@@ -87,7 +87,7 @@ class Siglip:
             free(where)
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB pictures."""
+        """[N, D] unit rows, normalised in float32, of N uint8 [H, W, 3] RGB images."""
         import torch
 
         from stages.backends.weights.torch_images import chunks, unit_rows

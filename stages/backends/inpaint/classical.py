@@ -46,7 +46,7 @@ class PatchFill:
     def fill(
         self, images: Sequence[Pixels], masks: Sequence[BoolMask], avoid: Sequence[BoolMask]
     ) -> list[Pixels]:
-        """Each picture with its mask filled; the same bytes outside it."""
+        """Each image with its mask filled; the same bytes outside it."""
         return [self._fill(*one) for one in zip(images, masks, avoid, strict=True)]
 
     def _fill(self, image: Pixels, mask: BoolMask, avoid: BoolMask) -> Pixels:
@@ -87,7 +87,7 @@ class TeleaFill:
         masks: Sequence[BoolMask],
         avoid: Sequence[BoolMask],  # noqa: ARG002
     ) -> list[Pixels]:
-        """Each picture with its mask filled; the same bytes outside it. Ignores `avoid`."""
+        """Each image with its mask filled; the same bytes outside it. Ignores `avoid`."""
         return [self._fill(image, mask) for image, mask in zip(images, masks, strict=True)]
 
     def _fill(self, image: Pixels, mask: BoolMask) -> Pixels:
@@ -105,7 +105,7 @@ FILLS = (PatchFill, TeleaFill)
 
 
 def _window(mask: BoolMask, context: float, least: int) -> tuple[slice, slice] | None:
-    """The hole's bounding box with a margin inside the picture; None for no hole."""
+    """The hole's bounding box with a margin inside the image; None for no hole."""
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
         return None

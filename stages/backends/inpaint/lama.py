@@ -1,7 +1,7 @@
 """Holes filled by LaMa (arXiv 2109.07161): the exported `big-lama.pt`, a TorchScript file.
 
-Its Fourier layers see the whole picture, so a picture padded to another size is another picture to
-them. Only pictures of the same padded size share a pass; none is padded for the sake of a batch.
+Its Fourier layers see the whole image, so an image padded to another size is another image to
+them. Only images of the same padded size share a pass; none is padded for the sake of a batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BoolMask = NDArray[np.bool_]
 
 _MULTIPLE = 8
-"""The network halves the picture three times."""
+"""The network halves the image three times."""
 
 
 @dataclass
@@ -46,14 +46,14 @@ class Lama:
     """The TorchScript file in the repository or folder: (image [N, 3, H, W] in 0..1, mask
     [N, 1, H, W] of 0 and 1) to image."""
     max_side: Annotated[int, Ge(64)] = 2048
-    """A picture whose longer side is above this is reduced to it for filling, its hole enlarged
+    """An image whose longer side is above this is reduced to it for filling, its hole enlarged
     again afterwards. LaMa was trained at 256 and holds up to about 2000."""
     dilation_px: Annotated[int, Ge(0), Le(64)] = 0
     """Pixels of what the network sees by which the hole is grown for it, beyond what the stage has
     grown it: colours of the object that shine past its edge are hidden from the network, but only
     the stage's hole is filled."""
     max_batch: Annotated[int, Ge(1)] = field(default=8, metadata=OPERATIONAL)
-    """Pictures of one size in one pass."""
+    """Images of one size in one pass."""
     _network: Any = field(default=None, init=False, repr=False, compare=False)
     _device: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -62,7 +62,7 @@ class Lama:
         return (Checkpoint(self.model, self.revision, patterns=(self.file,)),)
 
     def open(self, device: Device) -> None:
-        """Load the file and try it on an empty picture.
+        """Load the file and try it on an empty image.
 
         CheckpointError if it is no TorchScript, or does something else.
         """
@@ -90,7 +90,7 @@ class Lama:
         masks: Sequence[BoolMask],
         avoid: Sequence[BoolMask],  # noqa: ARG002
     ) -> list[Pixels]:
-        """Each picture with its mask filled; the same bytes outside it. Ignores `avoid`."""
+        """Each image with its mask filled; the same bytes outside it. Ignores `avoid`."""
         from stages.backends.weights.torch_images import chunks
 
         seen = [self._seen(image, mask) for image, mask in zip(images, masks, strict=True)]
@@ -108,13 +108,13 @@ class Lama:
         ]
 
     def _size(self, image: Pixels) -> tuple[int, int]:
-        """Rows and columns at which a picture is filled, before padding."""
+        """Rows and columns at which an image is filled, before padding."""
         height, width = image.shape[:2]
         factor = min(1.0, self.max_side / max(height, width))
         return max(1, round(height * factor)), max(1, round(width * factor))
 
     def _seen(self, image: Pixels, mask: BoolMask) -> tuple[Pixels, BoolMask]:
-        """The picture and the hole as the network sees them: reduced, hole grown, padded."""
+        """The image and the hole as the network sees them: reduced, hole grown, padded."""
         height, width = self._size(image)
         hole = mask.astype(np.float32)
         if (height, width) != image.shape[:2]:
@@ -133,7 +133,7 @@ class Lama:
         )
 
     def _unseen(self, filled: Pixels, image: Pixels) -> Pixels:
-        """What the network made, without padding and at the picture's size."""
+        """What the network made, without padding and at the image's size."""
         height, width = self._size(image)
         cropped = filled[:height, :width]
         if cropped.shape == image.shape:
@@ -143,7 +143,7 @@ class Lama:
         return enlarged
 
     def _run(self, seen: Sequence[tuple[Pixels, BoolMask]]) -> list[Pixels]:
-        """One pass over pictures of one size; ValueError if it gives numbers that are none."""
+        """One pass over images of one size; ValueError if it gives numbers that are none."""
         import torch
 
         pictures = torch.from_numpy(np.stack([picture for picture, _ in seen]))
@@ -152,13 +152,13 @@ class Lama:
             image = pictures.to(self._device).permute(0, 3, 1, 2).float() / 255
             made = self._network(image, holes.to(self._device)[:, None].float())
             if not torch.isfinite(made).all():
-                raise ValueError("LaMa gave numbers that are not finite; the picture is left")
+                raise ValueError("LaMa gave numbers that are not finite; the image is left")
             whole = (made * 255).round().clamp(0, 255).to(torch.uint8)
         return list(whole.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def _load(path: Path, device: torch.device) -> Any:
-    """The network in evaluation mode; CheckpointError in one line unless it fills pictures."""
+    """The network in evaluation mode; CheckpointError in one line unless it fills images."""
     import torch
 
     load: Any = torch.jit.load  # it has no annotations
@@ -184,7 +184,7 @@ def _load(path: Path, device: torch.device) -> Any:
         fits, what = False, str(error).strip().splitlines()[-1][:120]
     if not fits:
         raise CheckpointError(
-            f"{path} is TorchScript, but does not take a picture and a mask and give a picture "
+            f"{path} is TorchScript, but does not take an image and a mask and give an image "
             f"({what}); LaMa is needed as the export big-lama.pt"
         )
     return network

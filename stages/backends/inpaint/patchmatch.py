@@ -1,4 +1,4 @@
-"""Hole filling by patches of the same picture, coarse to fine. Knows arrays alone.
+"""Hole filling by patches of the same image, coarse to fine. Knows arrays alone.
 
 Completion as in Wexler, Shechtman, Irani (PAMI 2007): every pixel of the hole is voted for by the
 patches around it, each a copy of its most similar patch outside. The search is PatchMatch (Barnes
@@ -43,7 +43,7 @@ class Effort:
     rounds: int = 2
     """Searches and votes per scale."""
     row_weight: float = 0.25
-    """Cost of copying from another height, against colour (grey levels per 1% of the picture)."""
+    """Cost of copying from another height, against colour (grey levels per 1% of the image)."""
     column_weight: float = 0.05
     """The same for another column."""
 
@@ -67,17 +67,17 @@ class _Field(NamedTuple):
 
 
 def complete(
-    picture: Pixels, hole: BoolMask, avoid: BoolMask, working_area: int, effort: Effort
+    image: Pixels, hole: BoolMask, avoid: BoolMask, working_area: int, effort: Effort
 ) -> Pixels:
-    """The picture with its hole filled; equal to `picture` outside the hole.
+    """The image with its hole filled; equal to `image` outside the hole.
 
     The hole is matched at a scale where it has at most `working_area` pixels, and its texture is
     then copied at full size along the matches. Nothing is copied from where `avoid` is set, as
-    long as enough is left. Where a picture leaves no whole patch outside the hole, the fill is a
+    long as enough is left. Where an image leaves no whole patch outside the hole, the fill is a
     smooth one.
     """
     scale = min(1.0, float(np.sqrt(working_area / max(1, hole.sum()))))
-    levels = _pyramid(picture, hole, avoid, scale)
+    levels = _pyramid(image, hole, avoid, scale)
     rng = np.random.default_rng(0)
     field: _Field | None = None
     for coarseness, level in zip(reversed(range(len(levels))), levels, strict=True):
@@ -92,15 +92,15 @@ def complete(
         rounds = effort.rounds * min(4, 1 + coarseness)
         field = _refined(level, field, effort, rng, rounds)
     if field is None:
-        smooth: Pixels = cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+        smooth: Pixels = cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
         return smooth
-    return _copied(picture, hole, field)
+    return _copied(image, hole, field)
 
 
-def _pyramid(picture: Pixels, hole: BoolMask, avoid: BoolMask, scale: float) -> list[_Level]:
+def _pyramid(image: Pixels, hole: BoolMask, avoid: BoolMask, scale: float) -> list[_Level]:
     """Scales from coarse to fine, each half the next, the hole filled smoothly in all."""
-    smooth = cv2.inpaint(picture, _dilated(hole, 1).astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    smooth = cv2.inpaint(image, _dilated(hole, 1).astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
     gray = lab[..., 0]
     slopes = [cv2.Sobel(gray, cv2.CV_32F, *d, ksize=3, scale=0.5) for d in ((1, 0), (0, 1))]
     texture = np.abs(slopes[0]) + np.abs(slopes[1])
@@ -138,7 +138,7 @@ def _reduced(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
 
 
 def _sources(hole: BoolMask, avoid: BoolMask) -> BoolMask:
-    """Centres of patches that lie wholly in the picture and outside the hole and what to avoid."""
+    """Centres of patches that lie wholly in the image and outside the hole and what to avoid."""
     inside = np.zeros_like(hole)
     inside[RADIUS:-RADIUS, RADIUS:-RADIUS] = True
     free: BoolMask = inside & ~_dilated(hole, RADIUS)
@@ -165,7 +165,7 @@ def _enlarged(field: _Field, sources: BoolMask, rng: np.random.Generator) -> _Fi
 
 
 def _offsets_at(field: _Field, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Source minus target of the nearest match, in pixels of a picture of another size."""
+    """Source minus target of the nearest match, in pixels of an image of another size."""
     small = field.rows.shape
     here = np.indices(small, dtype=np.float32)
     ratio = np.float32(shape[0] / small[0]), np.float32(shape[1] / small[1])
@@ -303,7 +303,7 @@ def _vote(level: _Level, field: _Field, cost: Floats | None) -> None:
     channels[rows, cols] = total / norm
 
 
-def _copied(picture: Pixels, hole: BoolMask, field: _Field) -> Pixels:
+def _copied(image: Pixels, hole: BoolMask, field: _Field) -> Pixels:
     """Full-size texture along the matches, cross-faded where neighbouring matches disagree."""
     height, width = hole.shape
     small_h, small_w = field.rows.shape
@@ -322,8 +322,8 @@ def _copied(picture: Pixels, hole: BoolMask, field: _Field) -> Pixels:
             c = cols + np.rint((field.cols[sy, sx] - sx) * ratio_c).astype(np.intp)
             r, c = r.clip(0, height - 1), c.clip(0, width - 1)
             w = (w * ~hole[r, c])[:, None].astype(np.float32) + np.float32(1e-9)
-            total += w * picture[r, c]
+            total += w * image[r, c]
             norm += w
-    filled = picture.copy()
+    filled = image.copy()
     filled[rows, cols] = np.rint(total / norm).clip(0, 255).astype(np.uint8)
     return filled

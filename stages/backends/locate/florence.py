@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PROMPT = "Locate the objects with category name in the image."
 """What stands for the task `<OD>` in training."""
 _BINS = 1000
-"""Places along either side of the picture."""
+"""Places along either side of the image."""
 
 Found = tuple[str, Box, float]
 
@@ -49,12 +49,12 @@ class Florence:
     num_beams: Annotated[int, Ge(1), Le(16)] = 3
     """Beams of the search; 1 is greedy."""
     max_new_tokens: Annotated[int, Ge(6)] = 512
-    """Most tokens written for a picture; a thing needs 4 and its name. What is cut is left out."""
+    """Most tokens written for an image; a thing needs 4 and its name. What is cut is left out."""
     max_batch: Annotated[int, Ge(1)] = field(default=8, metadata=OPERATIONAL)
-    """Pictures in one pass."""
+    """Images in one pass."""
     _model: Any = field(default=None, init=False, repr=False, compare=False)
     _tokenizer: Any = field(default=None, init=False, repr=False, compare=False)
-    _pictures: Any = field(default=None, init=False, repr=False, compare=False)
+    _images: Any = field(default=None, init=False, repr=False, compare=False)
     _places: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
@@ -71,7 +71,7 @@ class Florence:
 
         from stages.backends.weights.pretrained import load_model, load_processor
         from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Pictures
+        from stages.backends.weights.torch_images import Images
 
         where, dtype = place(device)
         (checkpoint,) = self.checkpoints()
@@ -92,7 +92,7 @@ class Florence:
             )
         self._places = {tokens[f"<loc_{i}>"]: i for i in range(_BINS)}
         processor = load_processor(CLIPImageProcessorPil, folder, checkpoint)
-        self._pictures = Pictures(processor, where, dtype)
+        self._images = Images(processor, where, dtype)
         self._model = model
 
     def close(self) -> None:
@@ -101,11 +101,11 @@ class Florence:
             from stages.backends.weights.torch_device import free
 
             where = self._model.device
-            self._model = self._tokenizer = self._pictures = self._places = None
+            self._model = self._tokenizer = self._images = self._places = None
             free(where)
 
     def tag(self, images: Sequence[Pixels]) -> list[list[tuple[str, float]]]:
-        """The names of the things found in each picture, each with the score of its best box."""
+        """The names of the things found in each image, each with the score of its best box."""
         tags = []
         for found in self._objects(images):
             best: dict[str, float] = {}
@@ -117,7 +117,7 @@ class Florence:
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, Box, float]]]:
-        """The boxes of those things whose name is a tag of the picture, in any case.
+        """The boxes of those things whose name is a tag of the image, in any case.
 
         The model names things in its own words: ask it for tags that it gave.
         """
@@ -145,7 +145,7 @@ class Florence:
         from transformers.modeling_outputs import BaseModelOutput
 
         with torch.inference_mode():
-            hidden = self._encoded(self._pictures.stacked(images))
+            hidden = self._encoded(self._images.stacked(images))
             # A copy for the search, which spreads it over the beams in place.
             tokens = self._model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden.clone()),
@@ -167,7 +167,7 @@ class Florence:
             return tokens[:, 1:].cpu().numpy(), torch.stack(rows).cpu().numpy()
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        """[N, L, D] what the text encoder makes of the pictures and the task."""
+        """[N, L, D] what the text encoder makes of the images and the task."""
         import torch
 
         features = self._model.get_image_features(pixels).pooler_output

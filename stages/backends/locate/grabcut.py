@@ -2,7 +2,7 @@
 
 Rother, Kolmogorov, Blake: "GrabCut", SIGGRAPH 2004. Its graph cut takes seconds on a large crop, so
 it runs on a reduced one; a guided filter (He, Sun, Tang, ECCV 2010) then fits the edge to the
-picture at full size.
+image at full size.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class GrabCut:
     def segment(
         self, images: Sequence[Pixels], boxes: Sequence[Sequence[Box]]
     ) -> list[list[BoolMask]]:
-        """One bool [H, W] mask per box of each picture, never reaching outside its box.
+        """One bool [H, W] mask per box of each image, never reaching outside its box.
 
-        A box without surroundings in the picture, or one around nothing but a single colour, comes
-        back whole; a box outside the picture comes back empty.
+        A box without surroundings in the image, or one around nothing but a single colour, comes
+        back whole; a box outside the image comes back empty.
         """
         return [
             [self._segment(image, box) for box in of_image]
@@ -153,7 +153,7 @@ def _without_small_parts(mask: BoolMask, keep_share: float, hole_share: float) -
 
 
 def _fitted_edge(crop: Pixels, taken: BoolMask) -> BoolMask:
-    """A reduced mask at the crop's size, its edge drawn to the picture's nearest edge."""
+    """A reduced mask at the crop's size, its edge drawn to the image's nearest edge."""
     rows, cols = crop.shape[:2]
     soft = cv2.resize(taken.astype(np.float32), (cols, rows), interpolation=cv2.INTER_LINEAR)
     ratio = max(rows, cols) / max(taken.shape)

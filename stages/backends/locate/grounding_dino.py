@@ -1,6 +1,6 @@
 """Boxes of named things by Grounding DINO (arXiv 2303.05499), by transformers.
 
-All tags of a picture stand in one prompt, "dog. red panda.", as many as fit; the model reads each
+All tags of an image stand in one prompt, "dog. red panda.", as many as fit; the model reads each
 between its full stops without seeing the others. What it gives are chances for every token of the
 prompt; as the prompt is put together from the tags' own tokens, which chance belongs to which tag
 is known by position and not read back from decoded phrases, which run into each other.
@@ -32,10 +32,10 @@ Detections = list[tuple[str, Box, float]]
 
 
 class _Prompt(NamedTuple):
-    """Some tags of one picture."""
+    """Some tags of one image."""
 
     image: int
-    """Which picture."""
+    """Which image."""
     tags: list[str]
     """The tags, in order."""
     spans: list[tuple[int, int]]
@@ -68,15 +68,15 @@ class GroundingDino:
     """A box gets every tag whose score is at least this share of its best tag's: "man" beside
     "person", so that the stage can keep the answer's word. 1 leaves each box one tag."""
     side_step: Annotated[int, Ge(1), Le(128)] = 1
-    """The sides to which a picture is resized are rounded to multiples of this. Only pictures of
+    """The sides to which an image is resized are rounded to multiples of this. Only images of
     the same resized size share a pass: with 32 there are tens of sizes instead of hundreds, at the
     price of a stretch by 2 % at most."""
     max_batch: Annotated[int, Ge(1)] = field(default=8, metadata=OPERATIONAL)
-    """Prompts with their pictures in one pass."""
+    """Prompts with their images in one pass."""
     _model: Any = field(default=None, init=False, repr=False, compare=False)
     _tokenizer: Any = field(default=None, init=False, repr=False, compare=False)
     _processor: Any = field(default=None, init=False, repr=False, compare=False)
-    _pictures: Any = field(default=None, init=False, repr=False, compare=False)
+    _images: Any = field(default=None, init=False, repr=False, compare=False)
     _dtype: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
@@ -84,7 +84,7 @@ class GroundingDino:
         return (Checkpoint(self.model, self.revision),)
 
     def open(self, device: Device) -> None:
-        """Load the model, its tokenizer and the size of its pictures."""
+        """Load the model, its tokenizer and the size of its images."""
         import torch
         from transformers import (
             BertTokenizer,
@@ -94,7 +94,7 @@ class GroundingDino:
 
         from stages.backends.weights.pretrained import load_model, load_processor
         from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Pictures
+        from stages.backends.weights.torch_images import Images
 
         where, self._dtype = place(device)
         (checkpoint,) = self.checkpoints()
@@ -113,10 +113,10 @@ class GroundingDino:
         edges = self._processor.size
         if not edges.get("shortest_edge") or not edges.get("longest_edge"):
             raise CheckpointError(
-                f"{checkpoint}: its pictures are sized by {dict(edges)}; shortest_edge and "
+                f"{checkpoint}: its images are sized by {dict(edges)}; shortest_edge and "
                 "longest_edge are needed"
             )
-        self._pictures = Pictures(self._processor, where, torch.float32)
+        self._images = Images(self._processor, where, torch.float32)
         _mend_text_positions(model)
         self._model = model
 
@@ -126,13 +126,13 @@ class GroundingDino:
             from stages.backends.weights.torch_device import free
 
             where = self._model.device
-            self._model = self._tokenizer = self._processor = self._pictures = None
+            self._model = self._tokenizer = self._processor = self._images = None
             free(where)
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, Box, float]]]:
-        """Tag, box in pixels of the picture and score of whatever is above both thresholds.
+        """Tag, box in pixels of the image and score of whatever is above both thresholds.
 
         Boxes are not yet compared with each other. ValueError for a tag that is too long for a
         prompt of its own.
@@ -182,7 +182,7 @@ class GroundingDino:
         return tokens
 
     def _resized_size(self, image: Pixels) -> tuple[int, int]:
-        """Rows and columns of the picture as the model sees it."""
+        """Rows and columns of the image as the model sees it."""
         from transformers.image_transforms import get_size_with_aspect_ratio
 
         edges = self._processor.size
@@ -196,9 +196,9 @@ class GroundingDino:
     def _run(
         self, images: Sequence[Pixels], size: tuple[int, int], prompts: Sequence[_Prompt]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Chances [N, queries, tokens] and boxes [N, queries, 4] as shares of the picture.
+        """Chances [N, queries, tokens] and boxes [N, queries, 4] as shares of the image.
 
-        Pictures of one size, since nothing in the model hides padding from its convolutions,
+        Images of one size, since nothing in the model hides padding from its convolutions,
         windows and group norms; prompts are padded, which it does hide.
         """
         import torch
@@ -230,7 +230,7 @@ class GroundingDino:
             ).permute(2, 0, 1)
             for image in images
         ]
-        pixels: Tensor = self._pictures.normalized(torch.stack(planes))
+        pixels: Tensor = self._images.normalized(torch.stack(planes))
         return pixels
 
     def _above(

@@ -49,14 +49,14 @@ class Ram:
     thresholds: str = field(default="ram_tag_list_threshold.txt", metadata=DECIDING_FILE)
     """Path of the tags' least probabilities, in the same order."""
     image_size: Annotated[int, Ge(1)] = 384
-    """Side in pixels to which pictures are squeezed: the one that the checkpoint was trained on."""
+    """Side in pixels to which images are squeezed: the one that the checkpoint was trained on."""
     ignore: tuple[str, ...] = ("tag_encoder.", "text_decoder.")
     """Beginnings of keys that are not read: what RAM needs to write captions. Every other key must
     have a place in the model."""
     max_batch: Annotated[int, Ge(1)] = field(default=16, metadata=OPERATIONAL)
-    """Pictures in one pass."""
+    """Images in one pass."""
     _model: Any = field(default=None, init=False, repr=False, compare=False)
-    _pictures: Any = field(default=None, init=False, repr=False, compare=False)
+    _images: Any = field(default=None, init=False, repr=False, compare=False)
     _names: Any = field(default=None, init=False, repr=False, compare=False)
     _least: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -80,7 +80,7 @@ class Ram:
 
         from stages.backends.locate.ram_model import RamModel, load_weights, read_architecture
         from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Pictures
+        from stages.backends.weights.torch_images import Images
 
         where, dtype = place(device)
         names = _lines(self.tag_list)
@@ -103,7 +103,7 @@ class Ram:
             image_mean=[0.485, 0.456, 0.406],
             image_std=[0.229, 0.224, 0.225],
         )
-        self._pictures = Pictures(processor, where, dtype)
+        self._images = Images(processor, where, dtype)
 
     def close(self) -> None:
         """Free the device."""
@@ -111,7 +111,7 @@ class Ram:
             from stages.backends.weights.torch_device import free
 
             where = self._least.device
-            self._model = self._pictures = self._names = self._least = None
+            self._model = self._images = self._names = self._least = None
             free(where)
 
     def tag(self, images: Sequence[Pixels]) -> list[list[tuple[str, float]]]:
@@ -123,7 +123,7 @@ class Ram:
         tags: list[list[tuple[str, float]]] = []
         with torch.inference_mode():
             for part in chunks(len(images), self.max_batch):
-                logits = self._model(self._pictures.stacked(images[part]))
+                logits = self._model(self._images.stacked(images[part]))
                 chances = logits.sigmoid()
                 above = (chances > self._least).cpu().numpy()
                 values = chances.cpu().numpy()

@@ -1,9 +1,9 @@
 """RAM (arXiv 2306.03514) and RAM++ (arXiv 2310.15200) as one module, filled from their checkpoints.
 
-Imported by `ram.py` in `open`. The picture goes through a Swin transformer, that of transformers.
-Every tag is a query that looks at the picture's tokens in a small decoder, and a linear layer says
+Imported by `ram.py` in `open`. The image goes through a Swin transformer, that of transformers.
+Every tag is a query that looks at the image's tokens in a small decoder, and a linear layer says
 whether it is there. RAM has one vector for a tag; RAM++ has 51, of as many descriptions of it, and
-weighs them by how alike each is to the picture.
+weighs them by how alike each is to the image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Architecture:
     swin: Mapping[str, Any]
     """Arguments of `SwinConfig`."""
     label_dim: int
-    """Width of the tags' vectors, and of the picture's tokens in the decoder: 512."""
+    """Width of the tags' vectors, and of the image's tokens in the decoder: 512."""
     hidden: int
     """Width of the decoder: 768."""
     feed_forward: int
@@ -57,7 +57,7 @@ class Architecture:
 def read_architecture(weights: Mapping[str, Tensor], image_size: int) -> Architecture:
     """The architecture behind the weights of an official checkpoint, keys as in the file.
 
-    `image_size` is the side of the pictures it was trained on; checked against the attention masks
+    `image_size` is the side of the images it was trained on; checked against the attention masks
     where the file holds them. CheckpointError for what is no RAM checkpoint.
     """
     encoder = "visual_encoder."
@@ -101,7 +101,7 @@ def read_architecture(weights: Mapping[str, Tensor], image_size: int) -> Archite
 
 
 class RamModel(nn.Module):
-    """Normalised pictures to one logit for every tag."""
+    """Normalised images to one logit for every tag."""
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class RamModel(nn.Module):
             self.reweight_scale = nn.Parameter(torch.empty(()))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """float32 logits [N, tags] of [N, 3, side, side] pictures."""
+        """float32 logits [N, tags] of [N, 3, side, side] images."""
         tokens = self.visual_encoder(pixels).last_hidden_state
         tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
         image = self.image_proj(tokens)
@@ -127,7 +127,7 @@ class RamModel(nn.Module):
         return logits.float()
 
     def _labels(self, overall: Tensor) -> Tensor:
-        """A vector for every tag, [N, tags, label_dim]; in RAM++ it depends on the picture."""
+        """A vector for every tag, [N, tags, label_dim]; in RAM++ it depends on the image."""
         if not self.shape.plus:
             return self.label_embed.expand(len(overall), -1, -1)
         described = self.label_embed.view(-1, DESCRIPTIONS, self.shape.label_dim)
@@ -139,7 +139,7 @@ class RamModel(nn.Module):
 
 
 class _QueryLayer(nn.Module):
-    """Cross-attention from tags to the picture and a feed-forward layer, both normalised after.
+    """Cross-attention from tags to the image and a feed-forward layer, both normalised after.
 
     Tags do not look at each other, so each one's logit is independent of the others.
     """
@@ -246,11 +246,11 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
 def _check_image_size(
     weights: Mapping[str, Tensor], image_size: int, step: int, num_layers: int
 ) -> None:
-    """`step` is patch size times window; every layer after the first halves the picture."""
+    """`step` is patch size times window; every layer after the first halves the image."""
     least = step * 2 ** (num_layers - 1)
     if image_size % least:
         raise CheckpointError(
-            f"asks for pictures whose side is a multiple of {least}; image_size is {image_size}"
+            f"asks for images whose side is a multiple of {least}; image_size is {image_size}"
         )
     for key, value in weights.items():
         if match := re.fullmatch(r"visual_encoder\.layers\.(\d+)\.blocks\.\d+\.attn_mask", key):
@@ -258,5 +258,5 @@ def _check_image_size(
             side = math.isqrt(value.shape[0]) * step * 2 ** int(match.group(1))
             if side != image_size:
                 raise CheckpointError(
-                    f"was made for pictures of {side} pixels a side; image_size is {image_size}"
+                    f"was made for images of {side} pixels a side; image_size is {image_size}"
                 )

@@ -1,8 +1,8 @@
 """Masks from boxes by SAM (arXiv 2304.02643) and SAM 2.1 (arXiv 2408.00714), by transformers.
 
-Every picture goes once through the image encoder, in batches. The boxes of these pictures go
-through the small mask decoder as one flat list, each beside the features of its picture; so it does
-not matter that pictures have different numbers of boxes, and nothing is padded.
+Every image goes once through the image encoder, in batches. The boxes of these images go
+through the small mask decoder as one flat list, each beside the features of its image; so it does
+not matter that images have different numbers of boxes, and nothing is padded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Size = tuple[int, int]
 
 
 class _BoxPrompted(ABC):
-    """What the generations share: how pictures and boxes are batched."""
+    """What the generations share: how images and boxes are batched."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -39,7 +39,7 @@ class _BoxPrompted(ABC):
     max_batch: int
     max_boxes: int
     _model: Any = None
-    _pictures: Any = None
+    _images: Any = None
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The one model."""
@@ -50,14 +50,14 @@ class _BoxPrompted(ABC):
 
         from stages.backends.weights.pretrained import load_model, load_processor
         from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Pictures
+        from stages.backends.weights.torch_images import Images
 
         where, dtype = place(device)
         (checkpoint,) = self.checkpoints()
         self._model, folder = load_model(classes, checkpoint, (where, torch.float32))
         self._model.vision_encoder.to(dtype)
         processor = load_processor(processor_class, folder, checkpoint)
-        self._pictures = Pictures(processor, where, dtype)
+        self._images = Images(processor, where, dtype)
 
     def close(self) -> None:
         """Free the device."""
@@ -65,15 +65,15 @@ class _BoxPrompted(ABC):
             from stages.backends.weights.torch_device import free
 
             where = self._model.device
-            self._model = self._pictures = None
+            self._model = self._images = None
             free(where)
 
     def segment(
         self, images: Sequence[Pixels], boxes: Sequence[Sequence[Box]]
     ) -> list[list[BoolMask]]:
-        """A bool [H, W] mask per box of each picture: the one that the model gives for a box.
+        """A bool [H, W] mask per box of each image: the one that the model gives for a box.
 
-        A box is clipped to its picture first.
+        A box is clipped to its image first.
         """
         import torch
 
@@ -88,12 +88,12 @@ class _BoxPrompted(ABC):
     def _segment(
         self, images: Sequence[Pixels], boxes: Sequence[Sequence[Box]]
     ) -> list[list[BoolMask]]:
-        """The masks of one batch of pictures."""
+        """The masks of one batch of images."""
         import torch
 
         from stages.backends.weights.torch_images import chunks
 
-        planes = [self._pictures.resized(image) for image in images]
+        planes = [self._images.resized(image) for image in images]
         features = self._encoded(planes)
         owners = [k for k, own in enumerate(boxes) for _ in own]
         corners = [
@@ -106,7 +106,7 @@ class _BoxPrompted(ABC):
             rows = torch.tensor(owners[part], device=self._model.device)
             out = self._model(
                 image_embeddings=self._given([feature[rows] for feature in features]),
-                # [boxes, 1, 4]: one "picture" for each box.
+                # [boxes, 1, 4]: one "image" for each box.
                 input_boxes=torch.tensor(corners[part], device=self._model.device)[:, None],
                 multimask_output=False,
             )
@@ -118,7 +118,7 @@ class _BoxPrompted(ABC):
 
     @abstractmethod
     def _encoded(self, planes: Sequence[Tensor]) -> list[Tensor]:
-        """float32 features of pictures as `Pictures.resized` gives them, each [N, C, h, w]."""
+        """float32 features of images as `Images.resized` gives them, each [N, C, h, w]."""
 
     @abstractmethod
     def _given(self, features: list[Tensor]) -> Any:
@@ -131,7 +131,7 @@ class _BoxPrompted(ABC):
 
 @dataclass
 class Sam(_BoxPrompted):
-    """The first generation: a picture keeps its shape and is padded to a square."""
+    """The first generation: an image keeps its shape and is padded to a square."""
 
     name: Literal["sam"] = "sam"
     """Selects this backend."""
@@ -140,7 +140,7 @@ class Sam(_BoxPrompted):
     revision: str | None = None
     """Revision on the hub."""
     max_batch: Annotated[int, Ge(1)] = field(default=8, metadata=OPERATIONAL)
-    """Pictures in one pass of the image encoder."""
+    """Images in one pass of the image encoder."""
     max_boxes: Annotated[int, Ge(1)] = field(default=64, metadata=OPERATIONAL)
     """Boxes in one pass of the mask decoder."""
 
@@ -159,7 +159,7 @@ class Sam(_BoxPrompted):
 
         side = self._model.config.vision_config.image_size
         # The padding is zero after normalising, as the model was trained.
-        values = [self._pictures.normalized(one) for one in planes]
+        values = [self._images.normalized(one) for one in planes]
         padded = [pad(v, (0, side - v.shape[2], 0, side - v.shape[1])) for v in values]
         return [self._model.get_image_embeddings(torch.stack(padded)).float()]
 
@@ -177,7 +177,7 @@ class Sam(_BoxPrompted):
 
 @dataclass
 class Sam2(_BoxPrompted):
-    """The second generation: a picture is squeezed to a square.
+    """The second generation: an image is squeezed to a square.
 
     Its own image processor exists for torchvision alone; Pillow's differs from it by at most one
     grey level in 255 after resizing (tests hold it).
@@ -190,7 +190,7 @@ class Sam2(_BoxPrompted):
     revision: str | None = None
     """Revision on the hub."""
     max_batch: Annotated[int, Ge(1)] = field(default=8, metadata=OPERATIONAL)
-    """Pictures in one pass of the image encoder."""
+    """Images in one pass of the image encoder."""
     max_boxes: Annotated[int, Ge(1)] = field(default=64, metadata=OPERATIONAL)
     """Boxes in one pass of the mask decoder."""
 
@@ -209,7 +209,7 @@ class Sam2(_BoxPrompted):
     def _encoded(self, planes: Sequence[Tensor]) -> list[Tensor]:
         import torch
 
-        values = self._pictures.normalized(torch.stack(list(planes)))
+        values = self._images.normalized(torch.stack(list(planes)))
         features: list[Tensor] = self._model.get_image_embeddings(values)
         return features
 
@@ -232,6 +232,6 @@ def _in_float32(_module: object, _inputs: object, output: Any) -> Any:
 
 
 def _scaled(box: Box, shape: tuple[int, ...], resized: Size) -> list[float]:
-    """A box in pixels of the picture, in pixels of the resized picture."""
+    """A box in pixels of the image, in pixels of the resized image."""
     height, width = shape[:2]
     return [*box.clipped(width, height).scaled(resized[1] / width, resized[0] / height)]

@@ -113,7 +113,7 @@ class GroundingDinoPy:
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, Box, float]]]:
-        """Tag, box in pixels of the picture and score of whatever is above both thresholds."""
+        """Tag, box in pixels of the image and score of whatever is above both thresholds."""
         return [self._found(image, own) for image, own in zip(images, tags, strict=True)]
 
     def _found(self, image: Pixels, tags: Sequence[str]) -> list[tuple[str, Box, float]]:

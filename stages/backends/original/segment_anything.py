@@ -1,4 +1,4 @@
-"""SAM by Meta's own package, for its .pth checkpoints: one picture at a time, in float32."""
+"""SAM by Meta's own package, for its .pth checkpoints: one image at a time, in float32."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class SegmentAnything:
     def segment(
         self, images: Sequence[Pixels], boxes: Sequence[Sequence[Box]]
     ) -> list[list[NDArray[np.bool_]]]:
-        """A bool [H, W] mask per box of each picture; a box is clipped to its picture first."""
+        """A bool [H, W] mask per box of each image; a box is clipped to its image first."""
         import torch
 
         with torch.inference_mode():

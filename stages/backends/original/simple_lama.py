@@ -1,6 +1,6 @@
-"""LaMa by simple-lama-inpainting: the same big-lama.pt, one picture at a time.
+"""LaMa by simple-lama-inpainting: the same big-lama.pt, one image at a time.
 
-The package gives a picture padded to a multiple of 8 back as it is, and changes pixels beside the
+The package gives an image padded to a multiple of 8 back as it is, and changes pixels beside the
 hole; both are put right here.
 """
 
@@ -87,7 +87,7 @@ class SimpleLama:
         masks: Sequence[BoolMask],
         avoid: Sequence[BoolMask],  # noqa: ARG002
     ) -> list[Pixels]:
-        """Each picture with its mask filled; the same bytes outside it. Ignores `avoid`."""
+        """Each image with its mask filled; the same bytes outside it. Ignores `avoid`."""
         return [self._filled(image, mask) for image, mask in zip(images, masks, strict=True)]
 
     def _filled(self, image: Pixels, mask: BoolMask) -> Pixels:

@@ -1,4 +1,4 @@
-"""Pictures to tensors as a checkpoint's own image processor does it, the arithmetic on the device.
+"""Images to tensors as a checkpoint's own image processor does it, the arithmetic on the device.
 
 Imported by backends in `open`. The processors' Pillow form sizes and crops; it is the same on every
 machine and needs no torchvision. Rescaling and normalising are done on the device: bytes are a
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from stages.pixels import Pixels
 
 
-class Pictures:
-    """From uint8 [H, W, 3] RGB pictures to the tensors that a model takes."""
+class Images:
+    """From uint8 [H, W, 3] RGB images to the tensors that a model takes."""
 
     def __init__(
         self, processor: Any, device: torch.device, dtype: torch.dtype, *, whole: bool = False
     ) -> None:
         """`processor` is a Pillow image processor of transformers, from the checkpoint.
 
-        `whole` squeezes the picture to the size to which the processor would crop it.
+        `whole` squeezes the image to the size to which the processor would crop it.
         """
         self._processor, self._device, self._dtype = processor, device, dtype
         self._sizing: dict[str, Any] = {"do_pad": False}
@@ -59,11 +59,11 @@ class Pictures:
         return ((values - self._mean) / self._std).to(self._dtype)
 
     def stacked(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """[N, 3, h, w], for processors that bring every picture to one size."""
+        """[N, 3, h, w], for processors that bring every image to one size."""
         return self.normalized(torch.stack([self.resized(image) for image in images]))
 
     def batch(self, images: Sequence[Pixels]) -> dict[str, torch.Tensor]:
-        """What a model of pictures of one size takes."""
+        """What a model of images of one size takes."""
         return {"pixel_values": self.stacked(images)}
 
     def _per_channel(self, values: float | Sequence[float]) -> torch.Tensor:
@@ -72,14 +72,14 @@ class Pictures:
 
 
 class Patches:
-    """From pictures to the patches that SigLIP 2 NaFlex takes, each picture in its own shape."""
+    """From images to the patches that SigLIP 2 NaFlex takes, each image in its own shape."""
 
     def __init__(self, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
         """`processor` is the checkpoint's `Siglip2ImageProcessorPil`."""
         self._processor, self._device, self._dtype = processor, device, dtype
 
     def batch(self, images: Sequence[Pixels]) -> dict[str, torch.Tensor]:
-        """Patches, their mask and their grids; every picture is padded to the same number."""
+        """Patches, their mask and their grids; every image is padded to the same number."""
         made = self._processor(list(images), return_tensors="pt", input_data_format="channels_last")
         inputs: dict[str, torch.Tensor] = {k: v.to(self._device) for k, v in made.items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)

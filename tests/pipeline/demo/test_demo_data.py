@@ -25,16 +25,16 @@ def claims(sentence):
     return {re.sub("(?<=cross)es$|s$(?<!ss)", "", name): NUMBERS[number] for number, name in found}
 
 
-def true_of(sentence, picture):
+def true_of(sentence, image):
     """Whether a scene's answer is true of its objects, judged from the words alone."""
-    labels = Counter(o.label for o in picture.objects)
+    labels = Counter(o.label for o in image.objects)
     shapes = Counter(label.split()[1] for label in labels.elements())
     if sentence.startswith("There "):
         counted = claims(sentence)
         assert counted
         return all((labels if " " in name else shapes)[name] == n for name, n in counted.items())
     if "left" in sentence:
-        middle = {o.label: (o.box.x0 + o.box.x1) / 2 for o in picture.objects}
+        middle = {o.label: (o.box.x0 + o.box.x1) / 2 for o in image.objects}
         names = re.findall(rf"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", sentence)
         left, right = (middle.get(" ".join(n), 0.0) for n in names)
         return left < 64 < right
@@ -43,24 +43,24 @@ def true_of(sentence, picture):
         return all(labels[f"{color} {shape}"] == 1 for shape, color in pairs)
     names = re.findall(rf"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", sentence)
     assert names
-    return {" ".join(n) for n in names} == set(labels) and picture.background.value in sentence
+    return {" ".join(n) for n in names} == set(labels) and image.background.value in sentence
 
 
 def test_chosen_is_true_and_rejected_is_false():
-    for picture in SCENES:
-        assert true_of(picture.chosen, picture), picture.chosen
-        assert not true_of(picture.rejected, picture), picture.rejected
+    for image in SCENES:
+        assert true_of(image.chosen, image), image.chosen
+        assert not true_of(image.rejected, image), image.rejected
 
 
 def test_masks_are_the_pixels_that_were_painted():
-    for picture in SCENES:
+    for image in SCENES:
         total = np.zeros((128, 128), int)
-        for thing in picture.objects:
+        for thing in image.objects:
             total += thing.mask
             rows, columns = np.nonzero(thing.mask)
             assert thing.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             # The bulk of the shape has the colour of its name: nearest of all names' colours.
-            middle = np.median(picture.pixels[thing.mask], axis=0)
+            middle = np.median(image.pixels[thing.mask], axis=0)
             nearest = min(COLORS, key=lambda c: np.abs(np.array(COLORS[c]) - middle).sum())
             assert nearest == thing.label.split()[0]
         assert total.max() == 1, "shapes touch"
@@ -99,7 +99,7 @@ def test_a_side_too_small_is_refused():
         scene(0, index, side=75)
 
 
-def test_jsonl_and_parquet_hold_the_same_rows_and_pictures(tmp_path):
+def test_jsonl_and_parquet_hold_the_same_rows_and_images(tmp_path):
     lines = write_scenes(tmp_path / "a", 10, seed=1, side=96).read_text().splitlines()
     table = pq.read_table(write_scenes(tmp_path / "b", 10, seed=1, side=96, format="parquet"))
     assert table.schema.equals(PARQUET_SCHEMA)
@@ -109,18 +109,18 @@ def test_jsonl_and_parquet_hold_the_same_rows_and_pictures(tmp_path):
         data = (tmp_path / "a" / row.pop("image")).read_bytes()
         assert other.pop("image")["bytes"] == data
         assert row == other
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            codecs.add(picture.format)
-            assert picture.size == (96, 96)
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            codecs.add(image.format)
+            assert image.size == (96, 96)
     assert codecs == {"JPEG", "PNG"}
 
 
-def test_photo_annotations_fit_their_pictures():
+def test_photo_annotations_fit_their_images():
     rows = annotated_rows()
     assert len({row["id"] for row in rows}) == len(rows) >= 15
     for row in rows:
-        with photo(row["image"]).open("rb") as file, PIL.Image.open(file) as picture:
-            width, height = picture.size
+        with photo(row["image"]).open("rb") as file, PIL.Image.open(file) as image:
+            width, height = image.size
         assert row["image"] in row["source"]
         assert row["license"]
         assert row["chosen"] != row["rejected"]

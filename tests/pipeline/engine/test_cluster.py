@@ -209,8 +209,8 @@ def checkout(folder: Path) -> Path:
             shutil.copy(ROOT / name, folder / name)
     cropper = folder / "stages" / "cropper.py"
     text = cropper.read_text()
-    assert "crop the picture to" in text
-    cropper.write_text(text.replace("crop the picture to", "crop the copy to"))
+    assert "crop the image to" in text
+    cropper.write_text(text.replace("crop the image to", "crop the copy to"))
     return folder
 
 

@@ -52,7 +52,7 @@ def test_a_chat_model_gives_up_before_the_watchdog_blames_a_row():
     with pytest.raises(UsageError, match=r"questioner: call_limit_s 240 .* time_limit_s, 120 for"):
         make_groups(chains, Placement(groups=[GroupPlacement(time_limit_s=120)]))
     rest = GroupPlacement(time_limit_s=250)
-    apart = GroupPlacement(stages=["loader", "brought_counterpart", "embedder"], time_limit_s=9)
+    apart = GroupPlacement(stages=["loader", "given_negative", "embedder"], time_limit_s=9)
     assert len(make_groups(chains, Placement(groups=[apart, rest]))) == 2
 
 

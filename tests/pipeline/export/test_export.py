@@ -42,7 +42,7 @@ def loaded(folder: Path, config: str | None = None, split: str = "train") -> dat
     return datasets.load_dataset(str(folder), config, split=split, cache_dir=str(folder / ".cache"))
 
 
-def same_picture(image: PIL.Image.Image, key: int) -> bool:
+def same_image(image: PIL.Image.Image, key: int) -> bool:
     return np.array_equal(np.asarray(image), np.asarray(_decoded(key)))
 
 
@@ -61,7 +61,7 @@ def test_trl_rows_hold_one_image_and_two_answers(run, tmp_path):
     assert first["rejected"] == [{"role": "assistant", "content": REJECTED}]
     assert last["rejected"][0]["content"] == COUNTERFACTUAL  # it has no other wrong answer
     (image,) = first["images"]
-    assert same_picture(image, 0)
+    assert same_image(image, 0)
 
 
 def test_both_sides_mirror_every_row(run, tmp_path):
@@ -71,7 +71,7 @@ def test_both_sides_mirror_every_row(run, tmp_path):
     assert original["rejected"] == near_miss["chosen"]
     assert original["chosen"] == near_miss["rejected"]
     assert near_miss["chosen"][0]["content"] == COUNTERFACTUAL
-    assert same_picture(near_miss["images"][0], 10_001)
+    assert same_image(near_miss["images"][0], 10_001)
 
 
 def test_trl_itself_takes_the_rows(run, tmp_path):
@@ -99,8 +99,8 @@ def test_ms_swift_rows_differ_in_the_image(run, tmp_path):
     assert [m["role"] for m in row["messages"]] == ["user", "assistant"]
     assert row["messages"][0]["content"] == "<image>What stands there?"
     assert row["messages"][1]["content"] == CHOSEN
-    assert same_picture(row["images"][0], 3)
-    assert same_picture(row["rejected_images"][0], 10_003)
+    assert same_image(row["images"][0], 3)
+    assert same_image(row["rejected_images"][0], 10_003)
 
 
 def test_llamafactory_finds_its_files_and_columns(run, tmp_path):
@@ -148,7 +148,7 @@ def test_mvc_json_names_images_that_open(run, tmp_path, monkeypatch):
         assert row["system_prompt"] == ""
         for name, of in (("chosen_images", key), ("rejected_images", key + 10_000)):
             (path,) = row[name]
-            assert same_picture(PIL.Image.open(path).convert("RGB"), of)
+            assert same_image(PIL.Image.open(path).convert("RGB"), of)
     assert len(list(Path("images").iterdir())) == 18  # the shared original once
 
 
@@ -156,8 +156,8 @@ def test_symmpo_rows_have_both_images_and_four_answers(run, tmp_path):
     row = loaded(exported(run, "symmpo", tmp_path))[0]
     assert (row["resp_1_w"], row["resp_1_l"]) == (CHOSEN, REJECTED)
     assert (row["resp_2_w"], row["resp_2_l"]) == (COUNTERFACTUAL, CHOSEN)
-    assert same_picture(row["image_1"], 0)
-    assert same_picture(row["image_2"], 10_000)
+    assert same_image(row["image_1"], 0)
+    assert same_image(row["image_2"], 10_000)
     assert json.loads(row["origin_split"]) == {"recipe": "removal", "kind": "object"}
 
 

@@ -45,9 +45,7 @@ def test_a_pair_is_shown_with_all_that_made_it(tmp_path):
     assert after["Counterfactual (true of the near miss)"] == "A [[blue]] stool stands there."
     assert after["Rejected (the ordinary wrong answer)"] == "A green lamp stands there."
     assert after["Contrast: object"] == "make the red stool blue"
-    assert (
-        after["Regions"] == "red stool: box 20, 10, 50, 30; mask 600 pixels, 25.0 % of the picture"
-    )
+    assert after["Regions"] == "red stool: box 20, 10, 50, 30; mask 600 pixels, 25.0 % of the image"
     assert after["Verdict"] == "accepted by locality: inside 12, outside 0.1"
     assert after["Made by"] == '1. loader {"max_side":1024}'
     assert re.search(r"appearance +0.25 +fails min 0.5", text)
@@ -160,7 +158,7 @@ def test_text_cannot_drive_the_terminal(tmp_path):
     assert text.count("before ") == 6
 
 
-def test_a_broken_picture_is_no_obstacle(tmp_path):
+def test_a_broken_image_is_no_obstacle(tmp_path):
     broken = Outcome(
         seed("s1", image=Image(b"nothing")), origin("flip"), Drop(Reason.BAD_IMAGE), "loader"
     )

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from pipeline.demo.scenes import write_scenes
 from pipeline.engine.placement import Placement
-from pipeline.pairing import MATCHES_FILE, MatchRequest, match_images
+from pipeline.pairing import PAIRING_FILE, PairingRequest, pair_images
 from pipeline.pairing import neighbours as n
 from pipeline.pairing.neighbours import NONE, Match, Window, choose, nearest
 from pipeline.recipes.build import load_recipe
-from pipeline.recipes.pairing import Matching
+from pipeline.recipes.pairing import Pairing
 from pipeline.sources import open_source, write_manifest
 from schemas.files import Folder
 from schemas.manifest import read_seeds
@@ -75,61 +75,61 @@ def test_vectors_survive_their_file(tmp_path):
     assert second.seed_ids == []
 
 
-def prepared(folder: Path, num: int, **settings: float) -> MatchRequest:
-    """A manifest of scenes, twelve to a shard, and two seeds about the first picture."""
+def prepared(folder: Path, num: int, **settings: float) -> PairingRequest:
+    """A manifest of scenes, twelve to a shard, and two seeds about the first image."""
     write_scenes(folder / "input", num, side=96)
     rows = folder / "input" / "seeds.jsonl"
     first = json.loads(rows.read_text().splitlines()[0])
     rows.write_text(rows.read_text() + json.dumps({**first, "id": "again"}) + "\n")
     run = Folder.at(str(folder / "run"))
     manifest = write_manifest(open_source(str(rows)), run, 0, 12)
-    return MatchRequest(
+    return PairingRequest(
         run=run, num_shards=manifest.num_shards,
-        matching=Matching(ColorLayout(), **{"min_similarity": 0.3, "neighbours": 16, **settings}),
+        pairing=Pairing(ColorLayout(), **{"min_similarity": 0.3, "neighbours": 16, **settings}),
         loader=Loader(), run_seed=0, placement=Placement(), attempt="a", local=True,
     )  # fmt: skip
 
 
 def test_every_pair_is_similar_not_the_same_and_unique(tmp_path):
     request = prepared(tmp_path, 30, validation=0.4)
-    match_images(request)
+    pair_images(request)
     refs = [ref for s in range(request.num_shards) for ref in read_seeds(request.run, s)]
     image = {ref.seed_id: ref.image.path for ref in refs}
-    matched = [ref for ref in refs if ref.counterpart is not None]
-    facts = request.run.read_json(MATCHES_FILE)
+    matched = [ref for ref in refs if ref.given_negative is not None]
+    facts = request.run.read_json(PAIRING_FILE)
     assert facts == {"images": 30, "seeds": 31, "matched": len(matched)}
     assert len(matched) > 20
-    pairs = Counter(frozenset((r.image.path, r.counterpart.image.path)) for r in matched)
+    pairs = Counter(frozenset((r.image.path, r.given_negative.image.path)) for r in matched)
     assert set(pairs.values()) == {1}
     sides: dict[str, set[str]] = {"train": set(), "validation": set()}
     for ref in matched:
-        params = ref.counterpart.params
+        params = ref.given_negative.params
         assert 0.3 <= float(params["similarity"]) <= 0.95
-        assert image[params["counterpart_seed"]] == ref.counterpart.image.path != ref.image.path
-        sides[params["fold"]] |= {ref.image.path, ref.counterpart.image.path}
+        assert image[params["given_seed"]] == ref.given_negative.image.path != ref.image.path
+        sides[params["fold"]] |= {ref.image.path, ref.given_negative.image.path}
     assert all(sides.values())
     assert all(not a & b for a, b in combinations(sides.values(), 2))
 
 
 def test_a_match_that_was_cut_off_goes_on_with_what_is_there(tmp_path):
     request = prepared(tmp_path, 14)
-    match_images(request)
+    pair_images(request)
     manifest = [read_seeds(request.run, s) for s in range(request.num_shards)]
-    request.run.delete(MATCHES_FILE)
+    request.run.delete(PAIRING_FILE)
     request.run.delete(vectors_name(1))
     kept = (tmp_path / "run" / vectors_name(0)).stat().st_mtime_ns
-    match_images(request)
+    pair_images(request)
     assert (tmp_path / "run" / vectors_name(0)).stat().st_mtime_ns == kept
     assert [read_seeds(request.run, s) for s in range(request.num_shards)] == manifest
 
 
 def test_settings_are_checked_and_part_of_the_digest():
     with pytest.raises(ValueError, match="no pair can meet both"):
-        Matching(ColorLayout(), min_similarity=0.9, max_similarity=0.5)
+        Pairing(ColorLayout(), min_similarity=0.9, max_similarity=0.5)
     one = load_recipe("retrieval")
-    other = load_recipe("retrieval", ["matching.min_similarity=0.5"])
-    assert one.matching is not None
-    assert other.matching is not None
-    assert other.matching.min_similarity == 0.5
+    other = load_recipe("retrieval", ["pairing.min_similarity=0.5"])
+    assert one.pairing is not None
+    assert other.pairing is not None
+    assert other.pairing.min_similarity == 0.5
     assert one.digest != other.digest
     assert [r.digest for r in one.recipes] == [r.digest for r in other.recipes]

@@ -85,7 +85,7 @@ def test_lying_votes_are_outvoted_and_kept_as_evidence(tmp_path):
     assert trial.asked["You check a pair"] == 3 * trial.judged().total()
 
 
-def test_synthesis_stops_pictures_that_do_not_contradict(tmp_path):
+def test_synthesis_stops_images_that_do_not_contradict(tmp_path):
     trial = Trial(tmp_path, "synthesis", num=14, faults={"disobeys": 0.3}).run()
     judged = trial.judged()
     assert judged[True, True] >= 5

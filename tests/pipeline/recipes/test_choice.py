@@ -16,17 +16,17 @@ from workers.counters import Counters
 
 SIDE = 128
 ROUGH = np.random.default_rng(0).integers(0, 256, (SIDE // 8, SIDE // 8, 3), np.uint8)
-PICTURE = ROUGH.repeat(8, 0).repeat(8, 1)
+IMAGE = ROUGH.repeat(8, 0).repeat(8, 1)
 
 
 def candidate(name, share, score, kind):
-    """One whose picture changed in so much of its region, with a score to choose by."""
+    """One whose image changed in so much of its region, with a score to choose by."""
     mask = np.zeros((SIDE, SIDE), bool)
     mask[16:96, 16:96] = True
-    edited = PICTURE.copy()
+    edited = IMAGE.copy()
     edited[16 : 16 + int(share * 80), 16:96] ^= 128
     answer = f"A {name}."
-    seed = Seed("s", 0, encode_jpeg(PICTURE), SIDE, SIDE, "?", "A picture.", None, (), "t", None)
+    seed = Seed("s", 0, encode_jpeg(IMAGE), SIDE, SIDE, "?", "An image.", None, (), "t", None)
     images = encode_pair(seed.image, edited)
     region = Region(name, Box(16, 16, 96, 96), Mask.from_array(mask))
     contrast = Contrast(kind, name, None, f"change the {name}")

@@ -16,7 +16,7 @@ from fakes.pair_runs import (
     Witness,
     pair_rows,
     rows_of,
-    same_picture,
+    same_image,
     shade,
     truth_of,
     wrong_caption,
@@ -51,7 +51,7 @@ def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path
         table.append(row)
         if i % 3 == 0:
             planted[f"same-p{i}"] = "too_similar"
-            table.append(same_picture(row))
+            table.append(same_image(row))
         if i % 3 == 1:
             planted[f"wrong-p{i}"] = "refuted"
             table.append(wrong_caption(row, pair))
@@ -100,7 +100,7 @@ def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path
 
 
 def countercurate(folder: Path, picture: bytes) -> Path:
-    """One pair of `up_down`, whose other picture is the same."""
+    """One pair of `up_down`, whose other image is the same."""
     for name in ("up_down/pos/1.jpg", "up_down/neg/1_1.png"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_bytes(picture)
@@ -110,7 +110,7 @@ def countercurate(folder: Path, picture: bytes) -> Path:
 
 
 def symmpo(folder: Path, picture: bytes) -> Path:
-    """One row of SymMPO, whose other picture is the same."""
+    """One row of SymMPO, whose other image is the same."""
     image = {"bytes": picture, "path": None}
     row = {"image_1": image, "image_2": image, "question": "What is it?", "resp_1_w": "A cup.",
            "resp_1_l": "A fork.", "resp_2_w": "A plate.", "idx": "1"}  # fmt: skip
@@ -160,14 +160,14 @@ def test_retrieval_pairs_similar_scenes_and_answers_for_both(tmp_path):
         row = json.loads(line)
         truth[shade((seeds.parent / row["image"]).read_bytes())] = row["chosen"]
 
-    # Nearly one in three gets the answer of another picture.
+    # Nearly one in three gets the answer of another image.
     witness = Witness(truth, wrong_answers=0.3)
     with ChatServer(witness) as server:
         command = [
             "run", "retrieval", "--input", str(seeds), "--output", str(tmp_path / "run"),
-            "--local", *SET_EMBEDDERS, "--set", "matching.embedder=color_layout",
-            "--set", "matching.min_similarity=0.3", "--set", "double_threshold.limits={}",
-            "--set", "matching.validation=0.4",
+            "--local", *SET_EMBEDDERS, "--set", "pairing.embedder=color_layout",
+            "--set", "pairing.min_similarity=0.3", "--set", "double_threshold.limits={}",
+            "--set", "pairing.validation=0.4",
         ]  # fmt: skip
         for stage in ("answerer", "chat_verifier"):
             command += ["--set", f"{stage}.chat.base_url={server.url}"]

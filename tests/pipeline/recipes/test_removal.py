@@ -45,7 +45,7 @@ def models(tmp_path_factory) -> list[str]:
         (folder / name).mkdir()
     ram = save_ram(folder / "ram")
     Path(ram["tag_list"]).write_text("\n".join(NAMES))
-    # All tags, of every picture; "sky" is on the stop list.
+    # All tags, of every image; "sky" is on the stop list.
     Path(ram["thresholds"]).write_text("\n".join(["0"] * len(NAMES)))
     return [
         *(f"tagger.backend.{key}={value}" for key, value in ram.items()),
@@ -203,7 +203,7 @@ def test_with_and_without_ray_the_rows_are_the_same(here, seeds, models, small_r
     there = made(tmp_path, seeds, models, local=False, groups=groups)
     # Sums of floats round by where a process's arrays lie in memory, and a pixel of a filled hole
     # with them: seen were 6 of 255 after
-    # JPEG in 7 of 42 pictures, 0.006 in the mean, and 3e-4 in a score.
+    # JPEG in 7 of 42 images, 0.006 in the mean, and 3e-4 in a score.
     for one, other in zip(here, there, strict=True):
         assert set(one) == set(other)
         for name in set(one) - {"pair_id", "rejected_image", "scores", "detail"}:

@@ -104,10 +104,10 @@ def test_every_row_of_a_small_run_has_its_card(mixed):
         (c.attrs["data-status"], c.attrs["data-reason"], c.attrs["data-recipe"]) for c in cards
     )
     assert shown == Counter((r["status"], r["reason"] or "", r["recipe"]) for r in rows)
-    pictures = {"pair": 2, "too_different": 2, "no_region": 1, "image_not_found": 0}
+    images = {"pair": 2, "too_different": 2, "no_region": 1, "image_not_found": 0}
     for card in cards:
         reason = card.attrs["data-reason"]
-        assert len(card.all("img")) == pictures[reason or "pair"]
+        assert len(card.all("img")) == images[reason or "pair"]
         if reason:
             assert card.all(cls="reason")[0].text == reason.replace("_", " ")
             assert EXPLANATIONS[reason] in card.text
@@ -139,7 +139,7 @@ def test_a_pair_card_shows_all_that_matters(tmp_path):
     assert all(len(bar.all("b")) == 1 for bar in bars.values())
 
 
-def test_pictures_are_small_inline_jpegs_of_known_size(tmp_path):
+def test_images_are_small_inline_jpegs_of_known_size(tmp_path):
     big = picture(1, 1500, 900)
     run = write_run(
         tmp_path,
@@ -349,9 +349,9 @@ def test_an_empty_run_and_runs_without_drops_pairs_or_scores(tmp_path):
     assert "No row was measured." in page.text
 
 
-def test_a_picture_that_cannot_be_decoded_is_said_to_be_so(tmp_path):
+def test_a_image_that_cannot_be_decoded_is_said_to_be_so(tmp_path):
     broken = Outcome(
-        seed("s", image=Image(b"\xff\xd8 no picture")), origin("flip"), Drop(Reason.BAD_IMAGE), "x"
+        seed("s", image=Image(b"\xff\xd8 no image")), origin("flip"), Drop(Reason.BAD_IMAGE), "x"
     )
     (card,) = cards_of(page_of(write_run(tmp_path, [broken]), FACTS))
     assert "cannot be decoded" in card.text

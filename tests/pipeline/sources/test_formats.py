@@ -265,7 +265,7 @@ def test_coco(tmp_path):
         assert dog.image.path == str(folder / "val2017" / "000000000139.jpg")
     assert (dog.seed_id, dog.prompt, dog.chosen) == (
         "139",
-        "Describe the picture.",
+        "Describe the image.",
         "A dog on grass.",
     )
     assert (dog.license, bare.license) == ("CC BY-NC", "http://y")

@@ -37,7 +37,7 @@ def write(folder: Path, name: str, value: object) -> None:
 def seeds(path: Path, columns: dict[str, str] | None = None) -> list[Seed]:
     """The rows, read to the end by the loader."""
     refs = list(open_source(str(path), columns or {}).rows())
-    outcomes = Loader(counterpart=True).process(refs)
+    outcomes = Loader(given_negative=True).process(refs)
     assert all(not hasattr(o, "reason") for o in outcomes), outcomes
     return [seed for outcome in outcomes for seed in outcome]
 
@@ -62,13 +62,13 @@ def test_countercurate(tmp_path):
          "flickr30k-images/13.jpg",
          "dalle_gen_counterfactuals/13_noun.jpg")  # fmt: skip
     count, moved, drawn, noun = seeds(tmp_path)  # 11_6 and 13_reverse were never drawn
-    assert (count.chosen, count.counterpart.answer) == ("three cups", "two cups")
-    assert count.counterpart.kind is Kind.COUNT
-    assert moved.counterpart.kind is Kind.POSITION
-    assert drawn.counterpart.kind is Kind.RELATION
-    assert (noun.chosen, noun.counterpart.answer) == ("a dog sits", "a cat sits")
-    assert noun.counterpart.kind is Kind.OBJECT
-    assert noun.counterpart.image.bytes == jpeg(40 + 20 * 7)
+    assert (count.chosen, count.given_negative.answer) == ("three cups", "two cups")
+    assert count.given_negative.kind is Kind.COUNT
+    assert moved.given_negative.kind is Kind.POSITION
+    assert drawn.given_negative.kind is Kind.RELATION
+    assert (noun.chosen, noun.given_negative.answer) == ("a dog sits", "a cat sits")
+    assert noun.given_negative.kind is Kind.OBJECT
+    assert noun.given_negative.image.bytes == jpeg(40 + 20 * 7)
     assert len({count.seed_id, moved.seed_id, drawn.seed_id, noun.seed_id}) == 4
 
 
@@ -88,9 +88,9 @@ def test_finecops_ref_without_order_and_text_negatives(tmp_path):
     ])  # fmt: skip
     draw(tmp_path, "images/g1.jpg", "images/n7.jpg", "images/n8.jpg", "images/n10.jpg")
     attribute, relation = seeds(tmp_path)
-    assert attribute.counterpart.kind is Kind.ATTRIBUTE
-    assert attribute.counterpart.answer == "the blue cup on the table"
-    assert relation.counterpart.kind is Kind.RELATION
+    assert attribute.given_negative.kind is Kind.ATTRIBUTE
+    assert attribute.given_negative.answer == "the blue cup on the table"
+    assert relation.given_negative.kind is Kind.RELATION
     assert relation.chosen == "the red cup on the table"
 
 
@@ -101,7 +101,7 @@ CHANGES = "dalle_gen_counterfactuals.json"
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        (CAPTIONS, {"1": "The dog runs."}, "picture 0 .*field 1: found 'The dog runs.'.* a list"),
+        (CAPTIONS, {"1": "The dog runs."}, "image 0 .*field 1: found 'The dog runs.'.* a list"),
         (CAPTIONS, {"1": 5}, "found 5; allowed: a list"),
         (CAPTIONS, {"1": [5]}, "found 5; allowed: a text"),
         (CAPTIONS, [], "found .*allowed: an object"),
@@ -173,9 +173,9 @@ def test_symmpo_parquet_with_both_images_embedded(tmp_path):
     found = seeds(tmp_path / "a.parquet")
     assert [s.chosen for s in found] == ["A cup 0.", "A cup 1.", "A cup 2."]
     assert [s.image.bytes for s in found] == [jpeg(50 + i) for i in range(3)]
-    assert [s.counterpart.image.bytes for s in found] == [jpeg(150 + i) for i in range(3)]
+    assert [s.given_negative.image.bytes for s in found] == [jpeg(150 + i) for i in range(3)]
     assert found[0].rejected == "A fork."
-    assert found[0].counterpart.kind is Kind.SCENE
+    assert found[0].given_negative.kind is Kind.SCENE
 
 
 def test_mvc_json_and_a_plain_table_say_the_same(tmp_path):
@@ -190,13 +190,13 @@ def test_mvc_json_and_a_plain_table_say_the_same(tmp_path):
     (mvc,) = seeds(tmp_path / "mvc.json")
     (row,) = seeds(tmp_path / "plain.jsonl", {"counterfactual_image": "other"})
     for seed in (mvc, row):
-        assert (seed.prompt, seed.chosen, seed.counterpart.answer) == (
+        assert (seed.prompt, seed.chosen, seed.given_negative.answer) == (
             "How many?",
             "Three.",
             "Two.",
         )
-        assert seed.counterpart.image.bytes == jpeg(60)
-    assert (mvc.counterpart.kind, row.counterpart.kind) == (None, Kind.COUNT)
+        assert seed.given_negative.image.bytes == jpeg(60)
+    assert (mvc.given_negative.kind, row.given_negative.kind) == (None, Kind.COUNT)
 
 
 def test_an_unknown_kind_is_an_error_and_a_lost_image_a_drop(tmp_path):
@@ -207,8 +207,8 @@ def test_an_unknown_kind_is_an_error_and_a_lost_image_a_drop(tmp_path):
         list(open_source(str(tmp_path / "rows.jsonl")).rows())
     (tmp_path / "rows.jsonl").write_text(json.dumps({**row, "kind": "count"}))
     refs = list(open_source(str(tmp_path / "rows.jsonl")).rows())
-    (drop,) = Loader(counterpart=True).process(refs)
+    (drop,) = Loader(given_negative=True).process(refs)
     assert drop.reason == "image_not_found"
     assert "the other image" in drop.detail
     ((seed,),) = Loader().process(refs)  # not asked for, not read
-    assert seed.counterpart is None
+    assert seed.given_negative is None

@@ -215,7 +215,7 @@ def test_the_preset_follows_the_columns(tmp_path):
     }
     for name, row in rows.items():
         assert open_source(write(tmp_path, [row])).mapped.preset == name
-    fails(write(tmp_path, [{"text": "x", "picture": "y"}]), "text, picture", "native needs", "trl")
+    fails(write(tmp_path, [{"text": "x", "image": "y"}]), "text, image", "native needs", "trl")
 
 
 def test_columns_override_the_preset(tmp_path):

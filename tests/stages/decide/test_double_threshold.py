@@ -63,7 +63,7 @@ def test_kinds_without_limits_pass_whatever_their_scores(kind):
     assert ONE_LIMIT.process_one(record) == [record]
 
 
-def test_mirrored_and_cropped_pictures_are_exempt_by_default():
+def test_mirrored_and_cropped_images_are_exempt_by_default():
     assert set(DEFAULT_LIMITS) == {Kind.OBJECT, Kind.ATTRIBUTE, Kind.COUNT}
     outcome = DoubleThreshold().process_one(scored(Kind.OBJECT, appearance=1.0, detail=1.0))
     assert isinstance(outcome, Drop)

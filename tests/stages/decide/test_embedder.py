@@ -29,19 +29,19 @@ def pixels(index, side=256):
 
 
 def erased(index, thing=0):
-    picture = scene(1, index, 256)
-    mask = cv2.dilate(picture.objects[thing].mask.astype(np.uint8), np.ones((7, 7), np.uint8))
-    return cv2.inpaint(picture.pixels, mask, 5, cv2.INPAINT_TELEA)
+    image = scene(1, index, 256)
+    mask = cv2.dilate(image.objects[thing].mask.astype(np.uint8), np.ones((7, 7), np.uint8))
+    return cv2.inpaint(image.pixels, mask, 5, cv2.INPAINT_TELEA)
 
 
 def recolored(index):
-    picture = scene(1, index, 256)
-    swapped = picture.pixels[:, :, [1, 2, 0]]
-    return np.where(picture.objects[0].mask[:, :, None], swapped, picture.pixels)
+    image = scene(1, index, 256)
+    swapped = image.pixels[:, :, [1, 2, 0]]
+    return np.where(image.objects[0].mask[:, :, None], swapped, image.pixels)
 
 
-def round_trip(picture):
-    return decode(encode_jpeg(np.ascontiguousarray(picture)))
+def round_trip(image):
+    return decode(encode_jpeg(np.ascontiguousarray(image)))
 
 
 def candidate(seed_id, chosen, rejected):
@@ -56,7 +56,7 @@ BACKENDS = [ColorLayout(), GradientGrid()]
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (64, 48), (300, 400)])
-def test_rows_are_unit_vectors_of_one_length_for_any_picture(backend, shape):
+def test_rows_are_unit_vectors_of_one_length_for_any_image(backend, shape):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (*shape, 3), np.uint8)
     black, white = np.zeros_like(noise), np.full_like(noise, 255)
@@ -73,7 +73,7 @@ def test_rows_do_not_depend_on_the_batch(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
-def test_the_codec_hardly_moves_a_picture(backend):
+def test_the_codec_hardly_moves_a_image(backend):
     values = [cosine(backend, pixels(i), round_trip(pixels(i))) for i in range(NUM_SCENES)]
     assert min(values) > 0.99
 
@@ -118,7 +118,7 @@ def test_only_the_cpu_is_accepted(backend):
 
 @dataclass
 class Counting:
-    """A real embedder that remembers how many pictures it was shown."""
+    """A real embedder that remembers how many images it was shown."""
 
     name: Literal["counting"] = "counting"
     shown: list = field(default_factory=list)
@@ -135,7 +135,7 @@ class Counting:
         return GradientGrid().embed(images) if self.gives is None else self.gives
 
 
-def test_scores_come_in_order_and_each_picture_is_embedded_once():
+def test_scores_come_in_order_and_each_image_is_embedded_once():
     one, two = encode_jpeg(pixels(0)), encode_jpeg(pixels(1))
     edits = [encode_jpeg(erased(0)), encode_jpeg(recolored(0)), encode_jpeg(erased(1))]
     detail = Counting()
@@ -166,7 +166,7 @@ def test_scores_come_in_order_and_each_picture_is_embedded_once():
     [
         (np.full((2, 4), np.nan), "length nan"),
         (np.ones((2, 4)), "length 2.0"),
-        (np.eye(3), r"shape \(3, 3\) for 2 pictures"),
+        (np.eye(3), r"shape \(3, 3\) for 2 images"),
     ],
 )
 def test_a_broken_backend_is_trouble(rows, message):

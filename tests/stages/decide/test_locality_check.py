@@ -35,8 +35,8 @@ def square(x0, y0, x1, y1):
     return mask
 
 
-def painted(mask, color=(220, 30, 30), picture=NOISE):
-    return np.where(mask[:, :, None], np.array(color, np.uint8), picture)
+def painted(mask, color=(220, 30, 30), image=NOISE):
+    return np.where(mask[:, :, None], np.array(color, np.uint8), image)
 
 
 def scored(chosen, rejected, *masks):
@@ -139,30 +139,30 @@ def test_several_regions_count_together():
     assert verified.scores["changed_inside"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_region_that_fills_the_picture_has_no_outside():
+def test_a_region_that_fills_the_image_has_no_outside():
     mask = np.ones((SIDE, SIDE), bool)
     (verified,) = LocalityCheck().process_one(scored(NOISE, painted(mask), mask))
     assert verified.scores["changed_outside"] == 0
 
 
-def test_mirrored_scenes_pass_and_a_symmetric_picture_does_not():
+def test_mirrored_scenes_pass_and_a_symmetric_image_does_not():
     for index in range(10):
         pixels = scene(2, index, SIDE).pixels
         (verified,) = LocalityCheck().process_one(scored(pixels, pixels[:, ::-1]))
         assert verified.scores["changed_inside"] > 0.05
-        assert verified.verdict.detail.count("picture") == 1
+        assert verified.verdict.detail.count("image") == 1
     symmetric = np.concatenate([NOISE[:, : SIDE // 2], NOISE[:, : SIDE // 2][:, ::-1]], axis=1)
     drop = LocalityCheck().process_one(scored(symmetric, symmetric[:, ::-1]))
     assert drop.reason == Reason.NO_CHANGE_INSIDE
-    assert "of the picture" in drop.detail
+    assert "of the image" in drop.detail
 
 
 def test_scenes_recolored_in_the_true_mask_pass():
     for index in range(10):
-        picture = scene(2, index, 192)
-        mask = picture.objects[0].mask
-        edited = np.where(mask[:, :, None], picture.pixels[:, :, [2, 0, 1]], picture.pixels)
-        (verified,) = LocalityCheck().process_one(scored(picture.pixels, edited, mask))
+        image = scene(2, index, 192)
+        mask = image.objects[0].mask
+        edited = np.where(mask[:, :, None], image.pixels[:, :, [2, 0, 1]], image.pixels)
+        (verified,) = LocalityCheck().process_one(scored(image.pixels, edited, mask))
         assert verified.scores["changed_inside"] > 0.8
 
 

@@ -49,7 +49,7 @@ def scored(seed_id, edit, answer=ANSWER, target="thing", original=100):
 
 
 def expected(scorer, record, sentences):
-    """Sentence by sentence, picture by picture."""
+    """Sentence by sentence, image by image."""
     (seen,) = scorer.backend.embed_images([decode(record.candidate.rejected_image)])
     return sum(float(seen @ scorer.backend.embed_texts([text])[0]) for text in sentences)
 
@@ -79,7 +79,7 @@ def test_the_sum_over_the_sentences_is_added_to_the_scores(scorer):
     assert scorer.process([]) == []
 
 
-def test_pictures_and_sentences_are_embedded_once(scorer):
+def test_images_and_sentences_are_embedded_once(scorer):
     seen, read = [], []
     model = scorer.backend._model
     handles = [
@@ -204,7 +204,7 @@ def test_a_candidate_that_fails_the_threshold_is_kept_with_its_scores(clip_folde
 
 
 def test_of_equal_sums_the_earlier_region_is_kept(clip_folder):
-    # Two candidates with the same picture have the same sum to the last bit.
+    # Two candidates with the same image have the same sum to the last bit.
     records = [scored("a", 1, target=target) for target in ("first", "second")]
     stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
     selector = Selector(by="answer_similarity")

@@ -1,4 +1,4 @@
-"""Vectors of seeds' images: one for each picture, of unit length, or trouble."""
+"""Vectors of seeds' images: one for each image, of unit length, or trouble."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.pixels import encode_jpeg
 
 @dataclass
 class Rows:
-    """Gives the prepared rows, and remembers how many pictures it saw."""
+    """Gives the prepared rows, and remembers how many images it saw."""
 
     rows: list
     seen: list = field(default_factory=list)
@@ -36,7 +36,7 @@ def seed(name, grey):
     return Seed(name, 0, image, 16, 16, "?", "A.", None, (), "t", None)
 
 
-def test_seeds_about_one_picture_share_a_vector_of_length_one():
+def test_seeds_about_one_image_share_a_vector_of_length_one():
     backend = Rows([[0.6, 0.8], [0.0, 1.001]])
     assert isinstance(backend, VectorBackend)
     seeds = [seed("a", 10), seed("b", 200), seed("c", 10)]

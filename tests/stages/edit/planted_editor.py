@@ -1,4 +1,4 @@
-"""An editor that does as it is told to fail, on pictures whose truth is known."""
+"""An editor that does as it is told to fail, on images whose truth is known."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def recolored(pixels, old, new):
 
 @dataclass
 class Planted:
-    """Does to a picture what the instruction and the number of its try say.
+    """Does to an image what the instruction and the number of its try say.
 
-    `deeds` are done one after the other, the last for ever; each takes a picture on its canvas.
+    `deeds` are done one after the other, the last for ever; each takes an image on its canvas.
     """
 
     deeds: list[Any]
@@ -126,7 +126,7 @@ def does_it(pixels):
 
 
 def moves_it(movement):
-    """Does it, and moves the picture on the way."""
+    """Does it, and moves the image on the way."""
     return lambda pixels: moved(does_it(pixels), movement)
 
 
@@ -161,7 +161,7 @@ def paints_anew(pixels):
 
 
 def paints_half_anew(pixels):
-    """Does it, and makes stripes of a little over half of the picture, dark and light."""
+    """Does it, and makes stripes of a little over half of the image, dark and light."""
     out = does_it(pixels).astype(int)
     height, width = pixels.shape[:2]
     stripes = np.where(np.arange(height) % 80 < 40, 60, -60)[:, None, None]

@@ -1,4 +1,4 @@
-"""Pictures on canvases and back: sizes, boxes, pixels."""
+"""Images on canvases and back: sizes, boxes, pixels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ sources = st.builds(Size, st.integers(33, 3000), st.integers(33, 3000)).filter(
 @example(source=Size(640, 480))
 @example(source=Size(333, 500))
 @settings(max_examples=200, deadline=None)
-def test_a_picture_is_scaled_by_one_factor_up_to_half_a_pixel(sizes, source):
+def test_a_image_is_scaled_by_one_factor_up_to_half_a_pixel(sizes, source):
     canvas = canvas_for(source, sizes)
     assert canvas.size in sizes
     scale = min(canvas.size.width / source.width, canvas.size.height / source.height)
@@ -113,41 +113,41 @@ def photo(height, width, seed=0):
     seed=st.integers(0, 99),
 )
 @settings(max_examples=40, deadline=None)
-def test_a_picture_comes_back_in_its_place(source, seed):
+def test_a_image_comes_back_in_its_place(source, seed):
     canvas = canvas_for(source, [Size(256, 256), Size(320, 192), Size(192, 320)])
-    picture = photo(source.height, source.width, seed)
-    placed = canvas.place(picture)
+    image = photo(source.height, source.width, seed)
+    placed = canvas.place(image)
     assert size_of(placed) == canvas.size
     back = canvas.restore(placed)
     assert size_of(back) == source
-    # Two resamplings of a picture without fine detail: a level or two. A shift by one pixel
-    # changes the same pictures by more than 3 in the mean.
-    assert np.abs(back.astype(int) - picture).mean() < 1.0
+    # Two resamplings of an image without fine detail: a level or two. A shift by one pixel
+    # changes the same images by more than 3 in the mean.
+    assert np.abs(back.astype(int) - image).mean() < 1.0
 
 
-def test_a_picture_of_a_canvas_size_is_not_resampled():
-    picture = photo(192, 320)
+def test_a_image_of_a_canvas_size_is_not_resampled():
+    image = photo(192, 320)
     canvas = canvas_for(Size(320, 192), [Size(256, 256), Size(320, 192)])
-    np.testing.assert_array_equal(canvas.place(picture), picture)
-    np.testing.assert_array_equal(canvas.restore(picture), picture)
+    np.testing.assert_array_equal(canvas.place(image), image)
+    np.testing.assert_array_equal(canvas.restore(image), image)
     assert str(canvas) == "320x192, 320x192 at 0,0"
 
 
-def test_the_border_mirrors_the_picture():
-    picture = photo(100, 160)
+def test_the_border_mirrors_the_image():
+    image = photo(100, 160)
     canvas = canvas_for(Size(160, 100), [Size(160, 120)])
-    placed = canvas.place(picture)
-    np.testing.assert_array_equal(placed[10:110], picture)
-    np.testing.assert_array_equal(placed[9], picture[1])
-    np.testing.assert_array_equal(placed[0], picture[10])
-    np.testing.assert_array_equal(placed[119], picture[89])
+    placed = canvas.place(image)
+    np.testing.assert_array_equal(placed[10:110], image)
+    np.testing.assert_array_equal(placed[9], image[1])
+    np.testing.assert_array_equal(placed[0], image[10])
+    np.testing.assert_array_equal(placed[119], image[89])
 
 
 def test_wrong_sizes_are_refused():
     canvas = canvas_for(Size(160, 100), [Size(160, 128)])
-    with pytest.raises(ValueError, match="picture is 100x160, expected 160x100"):
+    with pytest.raises(ValueError, match="image is 100x160, expected 160x100"):
         canvas.place(photo(160, 100))
-    with pytest.raises(ValueError, match="picture is 160x100, expected 160x128"):
+    with pytest.raises(ValueError, match="image is 160x100, expected 160x128"):
         canvas.restore(photo(100, 160))
     with pytest.raises(ValueError, match="no canvas sizes"):
         canvas_for(Size(160, 100), [])

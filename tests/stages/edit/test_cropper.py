@@ -34,7 +34,7 @@ def test_the_crop_lies_inside_with_area_and_shape_in_bounds(width, height, seed_
         assert 0.6 < (box.x1 - box.x0) / (box.y1 - box.y0) < 1.6
 
 
-def test_the_picture_is_the_enlarged_crop_and_the_draw_repeats():
+def test_the_image_is_the_enlarged_crop_and_the_draw_repeats():
     (candidate,) = Cropper().process_one(seed())
     box = crop_of(candidate)
     enlarged = decode(candidate.rejected_image).astype(float)

@@ -44,7 +44,7 @@ def test_a_change_is_found_where_it_is():
 def test_tints_are_measured_beside_a_change_and_taken_off():
     pixels = ground(0, 200, 300)
     other = pixels.astype(int) + np.array([9, -7, 4])
-    other[:, :120] = 255 - other[:, :120]  # two fifths of the picture changed
+    other[:, :120] = 255 - other[:, :120]  # two fifths of the image changed
     other = other.clip(0, 255).astype(np.uint8)
     np.testing.assert_allclose(tint(pixels, other), [9, -7, 4], atol=1)
     even = without_tint(other, tint(pixels, other))
@@ -54,7 +54,7 @@ def test_tints_are_measured_beside_a_change_and_taken_off():
 def test_thin_lines_go_and_things_at_the_border_stay():
     mask = np.zeros((100, 100), bool)
     mask[50:53] = True  # three rows
-    mask[0:8, 20:60] = True  # leaves the picture
+    mask[0:8, 20:60] = True  # leaves the image
     left = opened(mask, 4)
     assert not left[45:58].any()
     assert left[0:8, 24:56].all()

@@ -83,12 +83,12 @@ def test_no_seam_where_the_edit_is_set_in():
 @pytest.mark.parametrize(
     ("record", "deed", "reason", "detail"),
     [
-        (ANYWHERE, planted.does_nothing, Reason.NO_CHANGE, "of the picture changed, at least"),
-        (IN_REGION, planted.does_nothing, Reason.NO_CHANGE, "of the picture changed, at least"),
+        (ANYWHERE, planted.does_nothing, Reason.NO_CHANGE, "of the image changed, at least"),
+        (IN_REGION, planted.does_nothing, Reason.NO_CHANGE, "of the image changed, at least"),
         (IN_REGION, planted.does_the_wrong_thing, Reason.DRIFTED, "changed beyond the red disc"),
         (IN_REGION, planted.does_both, Reason.DRIFTED, "changed beyond the red disc"),
         (ANYWHERE, planted.tints_all, Reason.DRIFTED, "levels, at most 20"),
-        (ANYWHERE, planted.paints_anew, Reason.DRIFTED, "the rest of the picture is similar by 0."),
+        (ANYWHERE, planted.paints_anew, Reason.DRIFTED, "the rest of the image is similar by 0."),
         (ANYWHERE, planted.paints_half_anew, Reason.DRIFTED, "changed, at most 50.0%"),
         (IN_REGION, planted.paints_half_anew, Reason.DRIFTED, "changed beyond the red disc"),
         (
@@ -147,13 +147,13 @@ def test_any_shape_comes_back_in_its_own_size(height, width):
 # What is never edited.
 
 
-def test_pictures_beyond_the_limit_and_instructions_too_long_are_dropped_before_the_model():
+def test_images_beyond_the_limit_and_instructions_too_long_are_dropped_before_the_model():
     wide = plan(scene(0, 100, 450)[0])
     long = plan(PIXELS, instruction="word " * 21)
     backend = Planted([planted.does_it])
     first, second, third = Editor(backend).process([wide, long, ANYWHERE])
     assert first == Drop(
-        Reason.EXTREME_ASPECT, "the picture is 450x100, 4.50 to 1; edited are at most 3 to 1"
+        Reason.EXTREME_ASPECT, "the image is 450x100, 4.50 to 1; edited are at most 3 to 1"
     )
     assert second.reason is Reason.TEXT_TOO_LONG
     assert second.detail == "the instruction takes 21 tokens, the editor reads 20"
@@ -176,7 +176,7 @@ def test_nothing_to_edit_asks_for_nothing():
 def test_only_rows_that_failed_are_tried_again_with_new_seeds():
     other = plan(scene(5)[0], seed_id="other")
     backend = Planted([planted.does_nothing, planted.does_it])
-    # The second picture is done at once.
+    # The second image is done at once.
     backend.tries = {
         Editor(backend)._canvases([other])[0].place(decode(other.seed.image)).tobytes(): 1
     }

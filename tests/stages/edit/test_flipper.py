@@ -14,7 +14,7 @@ def seed(chosen, prompt="What is there?", regions=()):
     return Seed("s", 0, image, 60, 40, prompt, chosen, None, regions, "test", None)
 
 
-def test_picture_and_answer_are_mirrored():
+def test_image_and_answer_are_mirrored():
     (candidate,) = Flipper().process_one(seed("A red wall is on the left."))
     assert candidate.counterfactual == "A red wall is on the right."
     original, mirrored = decode(candidate.chosen_image), decode(candidate.rejected_image)

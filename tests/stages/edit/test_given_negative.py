@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from schemas.records import Candidate, Counterpart, Drop, Image, Kind, Reason, Seed
-from stages.edit.given_negative import BroughtCounterpart
+from schemas.records import Candidate, Drop, GivenNegative, Image, Kind, Reason, Seed
+from stages.edit.given_negative import UseGivenNegative
 from stages.pixels import decode
 
 
@@ -32,39 +32,39 @@ def seed(other: np.ndarray | None, answer: str | None = "Two dogs run.", kind=Ki
         image=png(halves(80, 60)),
         width=80,
         height=60,
-        prompt="Describe the picture.",
+        prompt="Describe the image.",
         chosen="Three dogs run.",
         rejected=None,
         regions=(),
         source="x",
         license=None,
-        counterpart=None
+        given_negative=None
         if other is None
-        else Counterpart(png(other), answer, kind, {"similarity": "0.8"}),
+        else GivenNegative(png(other), answer, kind, {"similarity": "0.8"}),
     )
 
 
-def made(stage: BroughtCounterpart, record: Seed) -> Candidate:
+def made(stage: UseGivenNegative, record: Seed) -> Candidate:
     (candidate,) = stage.process_one(record)
     return candidate
 
 
-def test_a_counterpart_of_the_same_size_keeps_its_pixels():
+def test_a_given_negative_of_the_same_size_keeps_its_pixels():
     other = halves(80, 60, left=(10, 200, 10))
-    candidate = made(BroughtCounterpart(), seed(other))
+    candidate = made(UseGivenNegative(), seed(other))
     assert candidate.contrast.kind is Kind.COUNT
     assert (candidate.contrast.target, candidate.contrast.replacement) == ("Three", "Two")
     assert candidate.counterfactual == "Two dogs run."
-    assert candidate.seed.counterpart is None
+    assert candidate.seed.given_negative is None
     assert np.abs(decode(candidate.rejected_image).astype(int) - other).max() <= 12  # the codec
-    assert candidate.params == {"similarity": "0.8", "counterpart_size": "80x60"}
+    assert candidate.params == {"similarity": "0.8", "given_size": "80x60"}
     headers = [candidate.chosen_image.bytes[:2], candidate.rejected_image.bytes[:2]]
     assert headers == [b"\xff\xd8"] * 2
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 120), (40, 30), (90, 60), (80, 70)])
 def test_cover_keeps_the_middle_in_the_middle(width, height):
-    candidate = made(BroughtCounterpart(), seed(halves(width, height)))
+    candidate = made(UseGivenNegative(), seed(halves(width, height)))
     pixels = decode(candidate.rejected_image).astype(int)
     assert pixels.shape == (60, 80, 3)
     # The border between the halves is at the middle of the original's width, whatever was cut.
@@ -74,32 +74,32 @@ def test_cover_keeps_the_middle_in_the_middle(width, height):
 
 def test_a_shape_too_different_is_dropped_unless_it_is_stretched():
     square = halves(60, 60)
-    assert isinstance(made(BroughtCounterpart(), seed(square)), Candidate)  # 25 % is cut off
-    drop = BroughtCounterpart(max_loss=0.2).process_one(seed(square))
+    assert isinstance(made(UseGivenNegative(), seed(square)), Candidate)  # 25 % is cut off
+    drop = UseGivenNegative(max_loss=0.2).process_one(seed(square))
     assert isinstance(drop, Drop)
     assert drop.reason is Reason.SHAPE_MISMATCH
     assert "60x60" in drop.detail
     assert "25%" in drop.detail
     marked = square.copy()
     marked[:6] = 255  # a white band that `cover` would cut off
-    stretched = made(BroughtCounterpart(fit="stretch", max_loss=0.2), seed(marked))
+    stretched = made(UseGivenNegative(fit="stretch", max_loss=0.2), seed(marked))
     assert decode(stretched.rejected_image)[2].min() > 230
 
 
 @pytest.mark.parametrize(("other", "answer"), [(None, "x"), (halves(80, 60), None),
                                                (halves(80, 60), "  ")])  # fmt: skip
 def test_half_a_pair_is_no_pair(other, answer):
-    drop = BroughtCounterpart().process_one(seed(other, answer))
+    drop = UseGivenNegative().process_one(seed(other, answer))
     assert isinstance(drop, Drop)
-    assert drop.reason is Reason.NO_COUNTERPART
+    assert drop.reason is Reason.NO_GIVEN_NEGATIVE
 
 
 def test_the_answer_may_come_later():
-    candidate = made(BroughtCounterpart(needs_answer=False), seed(halves(80, 60), None))
+    candidate = made(UseGivenNegative(needs_answer=False), seed(halves(80, 60), None))
     assert candidate.counterfactual is None
-    assert candidate.contrast.target == "picture"
+    assert candidate.contrast.target == "image"
 
 
 def test_the_kind_falls_back_to_the_recipes():
-    stage = BroughtCounterpart(default_kind=Kind.SCENE)
+    stage = UseGivenNegative(default_kind=Kind.SCENE)
     assert made(stage, seed(halves(80, 60), kind=None)).contrast.kind is Kind.SCENE

@@ -1,4 +1,4 @@
-"""Things taken out of pictures, on grounds that are known behind them."""
+"""Things taken out of images, on grounds that are known behind them."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_fill_is_the_same_again_alone_or_in_company_on_any_number_of_threads(bac
     st.tuples(*[st.floats(0, 1)] * 4),
     st.sampled_from(FILLS),
 )
-def test_any_hole_in_any_picture_is_filled(width, height, corners, backend):
+def test_any_hole_in_any_image_is_filled(width, height, corners, backend):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     x0, x1 = sorted(corners[:2])
     y0, y1 = sorted(corners[2:])
@@ -218,7 +218,7 @@ def test_candidate_says_what_was_done():
     assert candidate.contrast.target == "red stool"
     assert candidate.contrast.replacement is None
     assert candidate.contrast.instruction == "remove the red stool"
-    assert candidate.counterfactual == "There is no red stool in the picture."
+    assert candidate.counterfactual == "There is no red stool in the image."
     assert set(candidate.params) == {"dilation_px", "shadow_px", "hole_share"}
     (region,) = candidate.regions
     hole = region.mask.to_array()
@@ -265,7 +265,7 @@ def test_drops_keep_their_place_in_the_batch():
     )
     assert isinstance(outcomes[0], Drop)
     assert outcomes[0].reason is Reason.REGION_TOO_LARGE
-    assert outcomes[0].detail == "red stool: hole covers 100.0% of the picture, most 50.0%"
+    assert outcomes[0].detail == "red stool: hole covers 100.0% of the image, most 50.0%"
     assert len(outcomes[1]) == 1
     assert outcomes[2].reason is Reason.BAD_SEGMENTATION
 
@@ -313,16 +313,16 @@ def test_counterfactual_can_be_left_out():
 @pytest.mark.parametrize(
     ("label", "sentence"),
     [
-        ("Red stool", "There is no red stool in the picture."),
-        ("dogs", "There are no dogs in the picture."),
-        ("the dog", "There is no dog in the picture."),
-        ("Two  Dogs", "There are no dogs in the picture."),
-        ("people", "There are no people in the picture."),
-        ("glasses", "There are no glasses in the picture."),
-        ("glass", "There is no glass in the picture."),
-        ("bus", "There is no bus in the picture."),
-        ("slice of pizza", "There is no slice of pizza in the picture."),
-        ("man with glasses", "There is no man with glasses in the picture."),
+        ("Red stool", "There is no red stool in the image."),
+        ("dogs", "There are no dogs in the image."),
+        ("the dog", "There is no dog in the image."),
+        ("Two  Dogs", "There are no dogs in the image."),
+        ("people", "There are no people in the image."),
+        ("glasses", "There are no glasses in the image."),
+        ("glass", "There is no glass in the image."),
+        ("bus", "There is no bus in the image."),
+        ("slice of pizza", "There is no slice of pizza in the image."),
+        ("man with glasses", "There is no man with glasses in the image."),
     ],
 )
 def test_sentences_of_absence(label, sentence):

@@ -46,7 +46,7 @@ def named(pixels, name):
     ("color", "name"), [(RED, "red"), (BLUE, "blue"), (WHITE, "white"), ((225, 200, 50), "yellow")]
 )
 @pytest.mark.parametrize("run_seed", range(3))
-def test_picture_and_answer_change_color_together(color, name, run_seed):
+def test_image_and_answer_change_color_together(color, name, run_seed):
     record = scene(color, f"A tall {name} cup stands on the grass.", f"{name} cup")
     seed = Seed(**{f: getattr(record.seed, f) for f in Seed.__slots__} | {"run_seed": run_seed})
     (candidate,) = Recolorer().process_one(replace(record, seed=seed))

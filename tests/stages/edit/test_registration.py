@@ -1,4 +1,4 @@
-"""Movements that are known, found in pictures that differ in other ways, too."""
+"""Movements that are known, found in images that differ in other ways, too."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def photo(seed=0, height=600, width=800):
     return (128 + 45 * total / total.std()).clip(0, 255).astype(np.uint8)
 
 
-def moved(picture, movement):
-    """The picture after a movement, with a border from beyond that was never seen."""
-    big = np.pad(picture, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="reflect")
+def moved(image, movement):
+    """The image after a movement, with a border from beyond that was never seen."""
+    big = np.pad(image, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="reflect")
     height, width = big.shape[:2]
     zoom = movement.zoom
     matrix = np.array(
@@ -40,17 +40,17 @@ def moved(picture, movement):
     return done[BORDER:-BORDER, BORDER:-BORDER]
 
 
-def through_a_model(picture, seed=1):
+def through_a_model(image, seed=1):
     """Softened, tinted and noisy, as what comes out of a decoder."""
-    noise = np.random.default_rng(seed).normal(0, 3, picture.shape)
-    soft = cv2.GaussianBlur(picture, (0, 0), 0.8).astype(float) + noise + [5, -4, 3]
+    noise = np.random.default_rng(seed).normal(0, 3, image.shape)
+    soft = cv2.GaussianBlur(image, (0, 0), 0.8).astype(float) + noise + [5, -4, 3]
     return soft.clip(0, 255).astype(np.uint8)
 
 
-def edited(picture):
+def edited(image):
     """With another thing over a fifth of it."""
-    height, width = picture.shape[:2]
-    out = picture.copy()
+    height, width = image.shape[:2]
+    out = image.copy()
     spot = np.zeros((height, width), np.uint8)
     cv2.ellipse(spot, (width // 3, height // 2), (width // 5, height // 3), 0, 0, 360, 1, -1)
     out[spot > 0] = photo(77, height, width)[spot > 0]
@@ -81,13 +81,13 @@ def test_a_movement_is_found_and_undone(dx, dy, zoom):
     back = found.undone(changed, original)
     inner = np.s_[40:-40, 40:-40]
     kept = cv2.dilate(spot.astype(np.uint8), np.ones((41, 41)))[inner] == 0
-    # Against a picture that went through the same model and never moved.
+    # Against an image that went through the same model and never moved.
     still = through_a_model(original)
     apart = np.abs(back[inner].astype(int) - still[inner])[kept]
     assert apart.mean() < 4  # the noise alone makes 3
 
 
-def test_small_pictures_are_shifted_too():
+def test_small_images_are_shifted_too():
     original = photo(3, 96, 128)
     found = movement(original, moved(original, Movement(2.5, -1.25, 1, 1)))
     assert abs(found.dx - 2.5) < 0.1
@@ -104,13 +104,13 @@ def test_what_has_not_moved_is_not_resampled():
 
 
 @pytest.mark.parametrize("other", [photo(50), np.full((600, 800, 3), 90, np.uint8)])
-def test_another_picture_has_not_moved_but_is_another(other):
+def test_another_image_has_not_moved_but_is_another(other):
     found = movement(photo(), other)
     assert (found.dx, found.dy, found.zoom) == (0, 0, 1)
     assert found.confidence < 0.25
 
 
-def test_plain_pictures_have_nothing_to_go_by():
+def test_plain_images_have_nothing_to_go_by():
     plain = np.full((600, 800, 3), 120, np.uint8)
     assert movement(plain, plain) == Movement(0, 0, 1, 0)
 

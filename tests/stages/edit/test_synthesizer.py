@@ -51,7 +51,7 @@ def described(width, height, description="a blue bus at a tree", seed_id="s"):
     seed = Seed(seed_id, 3, image, width, height, "What?", "A red car.", None, (), "t:1", None)
     judged = Judged(Sampled(seed, (SampledAnswer("A blue bus.", 2),), 4), (1,))
     pair = AnswerPair(judged, "A red car.", None, "A blue bus.", 1)
-    return Described(pair, description, Contrast(Kind.SCENE, "picture", "a blue bus", description))
+    return Described(pair, description, Contrast(Kind.SCENE, "image", "a blue bus", description))
 
 
 def painted(*records, **settings):
@@ -123,20 +123,20 @@ def test_a_square_is_cut_from_the_middle():
     assert disc(out) == pytest.approx((193, 193), abs=3)
 
 
-def test_pictures_of_one_size_go_together_and_seeds_are_the_rows_own():
+def test_images_of_one_size_go_together_and_seeds_are_the_rows_own():
     records = [
         described(512, 512, "one"),
         described(900, 600, "two", "t"),
         described(600, 600, "three", "u"),
         described(512, 512, "one again"),
     ]
-    outcomes, backend = painted(*records, pictures=2)
+    outcomes, backend = painted(*records, num_images=2)
     assert [size for _, _, size in backend.asked] == [Size(384, 384), Size(480, 320)]
     assert backend.asked[0][0] == ["one", "one", "three", "three", "one again", "one again"]
     seeds = [seed for _, own, _ in backend.asked for seed in own]
     assert len(set(seeds)) == 8  # of one seed's descriptions, too
     assert [[c.params["attempt"] for c in outcome] for outcome in outcomes] == [["0", "1"]] * 4
-    alone, lonely = painted(records[1], pictures=2)
+    alone, lonely = painted(records[1], num_images=2)
     assert alone == [outcomes[1]]
     assert lonely.asked[0][1] == backend.asked[1][1]
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_painted_is_dropped_before_the_model():
         described(900, 200), described(512, 512, "word " * 11), described(512, 512)
     )
     assert wide == Drop(
-        Reason.EXTREME_ASPECT, "the picture is 900x200, 4.50 to 1; painted are at most 3 to 1"
+        Reason.EXTREME_ASPECT, "the image is 900x200, 4.50 to 1; painted are at most 3 to 1"
     )
     assert long.reason is Reason.TEXT_TOO_LONG
     assert long.detail == "the description takes 11 tokens, the painter reads 10"

@@ -13,15 +13,15 @@ from schemas.arrow import from_bytes, to_bytes
 from schemas.outcomes import Origin, Outcome, outcome_row, seed_of
 from schemas.records import Drop, Image, Kind, Reason, Seed
 from schemas.texts import AnswerPair, Described, Judged, Sampled, SampledAnswer
-from stages.language.answer_pairs import CodeRule, Pairer, PaperRule
+from stages.language.answer_pairs import AnswerPairer, CodeRule, PaperRule
 from stages.language.chat import Sampling
 from stages.language.describer import Describer
 from stages.language.judge import Judge
 from stages.language.sampler import Sampler
 
-PICTURE = Image(b"\xff\xd8\xff a picture")
+IMAGE = Image(b"\xff\xd8\xff an image")
 SEED = Seed(
-    "a", 7, PICTURE, 64, 48, "What is parked?", "A red car.", "A van.", (), "test", "CC0-1.0"
+    "a", 7, IMAGE, 64, 48, "What is parked?", "A red car.", "A van.", (), "test", "CC0-1.0"
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class TestSampler:
         )
         assert sampled.num_samples == 6
         payload = server.payloads[0]
-        assert images(payload) == [PICTURE.bytes]
+        assert images(payload) == [IMAGE.bytes]
         assert user_text(payload) == SEED.prompt
         assert system_text(payload) == "", "the model is asked as its users ask it"
         assert (payload["temperature"], payload["top_p"], payload["max_tokens"]) == (1.2, 0.8, 256)
@@ -75,7 +75,7 @@ class TestSampler:
 
 
 class TestJudge:
-    def test_every_answer_gets_its_score_without_the_picture(self):
+    def test_every_answer_gets_its_score_without_the_image(self):
         sampled = Sampled(SEED, (SampledAnswer("A bus.", 2), SampledAnswer("A car.", 1)), 3)
         scores = {"A bus.": 1, "A car.": 9}
 
@@ -142,22 +142,22 @@ class TestPaperRule:
         ],
     )
     def test_by_hand(self, scores, expected):
-        assert numbers(Pairer().process_one(judged(*scores))) == expected
+        assert numbers(AnswerPairer().process_one(judged(*scores))) == expected
 
     def test_several_pairs_from_the_outside_inwards(self):
         scores = [9, 8] + [5] * 20 + [2, 1]
         deviation = statistics.stdev(scores)
         assert max(3, 2 * deviation) < 6
-        pairs = Pairer().process_one(judged(*scores))
+        pairs = AnswerPairer().process_one(judged(*scores))
         assert numbers(pairs) == [(9, 1), (8, 2)]
-        assert numbers(Pairer(max_pairs=1).process_one(judged(*scores))) == [(9, 1)]
+        assert numbers(AnswerPairer(max_pairs=1).process_one(judged(*scores))) == [(9, 1)]
 
     def test_the_spread_is_of_all_samples(self):
         """One good and one bad answer among many equal ones: the equal ones narrow the spread."""
         alone = judged(9, 5, 1)
-        assert numbers(Pairer(reference=False).process_one(alone)) is Reason.NO_ANSWER_PAIR
+        assert numbers(AnswerPairer(reference=False).process_one(alone)) is Reason.NO_ANSWER_PAIR
         often = judged(9, 5, 1, times=[1, 14, 1])
-        assert numbers(Pairer(reference=False).process_one(often)) == [(9, 1)]
+        assert numbers(AnswerPairer(reference=False).process_one(often)) == [(9, 1)]
 
 
 class TestCodeRule:
@@ -180,28 +180,28 @@ class TestCodeRule:
         ],
     )
     def test_by_hand(self, scores, expected):
-        assert numbers(Pairer(CodeRule()).process_one(judged(*scores))) == expected
+        assert numbers(AnswerPairer(CodeRule()).process_one(judged(*scores))) == expected
 
     def test_it_does_not_know_how_often_an_answer_came(self):
         once, often = judged(9, 5, 5, 5, 1), judged(9, 5, 5, 5, 1, times=[1, 9, 9, 9, 1])
-        pairer = Pairer(CodeRule())
-        assert numbers(pairer.process_one(once)) == numbers(pairer.process_one(often))
+        answer_pairs = AnswerPairer(CodeRule())
+        assert numbers(answer_pairs.process_one(once)) == numbers(answer_pairs.process_one(often))
 
 
 class TestPairer:
     def test_the_reference_can_be_kept_out(self):
-        drop = Pairer(reference=False).process_one(judged(2, None))
+        drop = AnswerPairer(reference=False).process_one(judged(2, None))
         assert isinstance(drop, Drop)
         assert drop.reason is Reason.NO_ANSWER_PAIR
         assert drop.detail.startswith("scores 2, 1 without a score; a pair needs a margin above 3")
 
     def test_a_worst_answer_in_the_words_of_the_reference_makes_no_pair(self):
         sampled = Sampled(SEED, (SampledAnswer("A red car!", 1),), 1)
-        assert numbers(Pairer().process_one(Judged(sampled, (0,)))) is Reason.NO_ANSWER_PAIR
+        assert numbers(AnswerPairer().process_one(Judged(sampled, (0,)))) is Reason.NO_ANSWER_PAIR
 
     def test_answers_that_differ_in_punctuation_alone_make_no_pair(self):
         answers = (SampledAnswer("A bus.", 1), SampledAnswer("A bus!", 1))
-        result = Pairer(CodeRule(), reference=False).process_one(
+        result = AnswerPairer(CodeRule(), reference=False).process_one(
             Judged(Sampled(SEED, answers, 2), (10, 0))
         )
         assert numbers(result) is Reason.NO_ANSWER_PAIR
@@ -209,14 +209,14 @@ class TestPairer:
     @given(st.lists(st.integers(0, 10) | st.none(), min_size=1, max_size=16).filter(any))
     def test_pairs_are_always_of_a_better_and_a_worse_answer(self, scores):
         for rule in (PaperRule(), CodeRule()):
-            outcome = Pairer(rule).process_one(judged(*scores))
+            outcome = AnswerPairer(rule).process_one(judged(*scores))
             for found in outcome if not isinstance(outcome, Drop) else ():
                 better = 11 if found.chosen_score is None else found.chosen_score
                 assert better > found.rejected_score
                 assert found.seed.chosen == found.chosen
 
     def test_a_recipe_selects_the_rule_by_name(self):
-        settings = TypeAdapter(Pairer)
+        settings = TypeAdapter(AnswerPairer)
         assert settings.validate_python({"rule": {"name": "code", "few": 2}}).rule.few == 2
         assert settings.validate_python({}).rule == PaperRule()
 

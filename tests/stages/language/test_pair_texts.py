@@ -21,7 +21,7 @@ from tests.pipeline.fake_runs import candidate
 
 
 def record(chosen="Three dogs run on grass.", counterfactual="Two dogs run on grass.", key=0):
-    made = candidate("a", key, chosen=chosen, prompt="Describe the picture.")
+    made = candidate("a", key, chosen=chosen, prompt="Describe the image.")
     return ScoredCandidate(replace(made, counterfactual=counterfactual), {"appearance": 0.8})
 
 
@@ -141,7 +141,7 @@ def test_each_image_gets_its_own_answer():
 
 
 def test_the_same_answer_twice_is_no_pair():
-    with opened(Answerer, lambda _: Say("A picture.")) as (stage, _):
+    with opened(Answerer, lambda _: Say("An image.")) as (stage, _):
         assert only(stage.process([record()])).reason is Reason.NO_TEXT_DIFFERENCE
 
 

@@ -7,7 +7,7 @@ from schemas.records import Drop, Image, Kind, Reason, Region, Seed, Span
 from schemas.texts import Hallucination, PlannedEdit
 from stages.language.planner import Planner, locate
 
-PICTURE = Image(b"\xff\xd8\xff a picture")
+IMAGE = Image(b"\xff\xd8\xff an image")
 PLAN = {
     "reason": "The backpack is red, not grey.",
     "possible": True,
@@ -22,7 +22,7 @@ PLAN = {
 
 def seed(rejected: str | None = "There is a grey backpack.", *regions: Region) -> Seed:
     return Seed(
-        "a", 0, PICTURE, 64, 48, "What is on the bench?", "A red backpack is on the bench.",
+        "a", 0, IMAGE, 64, 48, "What is on the bench?", "A red backpack is on the bench.",
         rejected, regions, "test", None,
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_a_plan_becomes_a_record():
     assert plan.contrast.instruction == "Make the red backpack grey."
     assert plan.params == {"hallucination": "attribute", "hallucinated": "11-15"}
     (payload,) = server.payloads
-    assert images(payload) == [PICTURE.bytes]
+    assert images(payload) == [IMAGE.bytes]
     assert said(payload, "The true answer") == seed().chosen
     assert said(payload, "The wrong answer") == seed().rejected
 
@@ -199,6 +199,6 @@ def test_a_drop_after_the_plan_keeps_the_plan():
     row = outcome_row(Outcome(plan, origin, Drop(Reason.REFUTED), "editor"))
     assert row["contrast"]["target"] == "red backpack"
     assert row["counterfactual"] == plan.counterfactual
-    assert row["chosen_image"] == {"bytes": PICTURE.bytes, "path": None}
+    assert row["chosen_image"] == {"bytes": IMAGE.bytes, "path": None}
     params = {p["name"]: p["value"] for p in row["provenance"]["params"]}
     assert params["hallucination"] == "attribute"

@@ -15,7 +15,7 @@ from stages.language.planner import Planner
 from stages.language.prompting import FOLDER, Prompt, quote
 from stages.language.verifier import ChatVerifier
 
-PICTURE = Image(b"jpeg")
+IMAGE = Image(b"jpeg")
 
 
 def written(folder: Path, text: str) -> str:
@@ -42,14 +42,14 @@ def test_every_shipped_prompt_has_its_stage(tmp_path):
         assert stage(chat=None).prompt == Prompt(prompt)
 
 
-def test_pictures_become_parts_and_texts_are_quoted(tmp_path):
+def test_images_become_parts_and_texts_are_quoted(tmp_path):
     text = "Do it.\n---\nFirst:\n{{one}}\nSecond:\n{{two}}\nSays: {{text}}, or {{none}}."
     prompt = Prompt(written(tmp_path, text))
     other = Image(b"png")
-    system, user = prompt.messages({"one": PICTURE, "two": other, "text": 'a "b"', "none": None})
+    system, user = prompt.messages({"one": IMAGE, "two": other, "text": 'a "b"', "none": None})
     assert (system.role, system.parts) == ("system", ("Do it.",))
     assert user.role == "user"
-    assert user.parts == ("First:", PICTURE, "Second:", other, 'Says: "a \\"b\\"", or null.')
+    assert user.parts == ("First:", IMAGE, "Second:", other, 'Says: "a \\"b\\"", or null.')
 
 
 def test_a_text_that_looks_like_a_placeholder_is_not_replaced(tmp_path):

@@ -34,7 +34,7 @@ GOOD = {
     "b_of_first": "no",
     "b_of_second": "yes",
 }
-CONTRADICTED = {"reason": "A blue cat.", "a_of_picture": "no", "b_of_picture": "yes"}
+CONTRADICTED = {"reason": "A blue cat.", "a_of_image": "no", "b_of_image": "yes"}
 
 
 def verified(replies, record: ScoredCandidate = RECORD, **settings):
@@ -133,10 +133,10 @@ class TestContradiction:
 
     @pytest.mark.parametrize(
         "finding",
-        [{"a_of_picture": "yes"}, {"a_of_picture": "unsure"}, {"b_of_picture": "no"}],
+        [{"a_of_image": "yes"}, {"a_of_image": "unsure"}, {"b_of_image": "no"}],
         ids=str,
     )
-    def test_a_picture_that_does_not_contradict_is_refuted(self, finding):
+    def test_a_image_that_does_not_contradict_is_refuted(self, finding):
         drop, _ = verified([{**CONTRADICTED, **finding}], **MODE)
         assert drop.reason is Reason.REFUTED
 

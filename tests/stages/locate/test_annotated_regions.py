@@ -62,7 +62,7 @@ def test_one_of_a_bare_plural_is_ambiguous_unless_several_are_wanted():
         ("A dog plays with another dog.", "dog", Reason.AMBIGUOUS_REGION),
         ("A brown dog and a white dog play.", "dog", Reason.AMBIGUOUS_REGION),
         ("A dog lies on green grass.", "grass", Reason.AMBIGUOUS_REGION),
-        ("The picture shows a dog.", "picture", Reason.AMBIGUOUS_REGION),
+        ("The image shows a dog.", "image", Reason.AMBIGUOUS_REGION),
         ("A hot dog lies on a plate.", "dog", Reason.NOT_IN_ANSWER),
         ("The dog is not wearing a red collar.", "collar", Reason.NOT_IN_ANSWER),
         ("No, there are no cats, dogs, or birds.", "dog", Reason.NOT_IN_ANSWER),

@@ -79,7 +79,7 @@ def test_one_thing_under_two_names_keeps_that_of_the_answer():
     record = tagged("A man rides a horse.", ("person", "man", "horse"))
     detections = [("person", DOG, 0.9), ("man", (11, 10, 40, 40), 0.4), ("horse", CAT, 0.5)]
     assert found(detections, record) == [("horse", 0.5), ("man", 0.4)]
-    record = tagged("A picture.", ("person", "man", "horse"))
+    record = tagged("An image.", ("person", "man", "horse"))
     assert found(detections, record, mentioned=False) == [("person", 0.9), ("horse", 0.5)]
     # Apart, the person is another thing, in front of the man.
     record = tagged("A man.", ("person", "man"))

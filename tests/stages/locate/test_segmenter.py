@@ -1,4 +1,4 @@
-"""Masks from boxes, on pictures whose true mask is known."""
+"""Masks from boxes, on images whose true mask is known."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_grabcut_answers_in_the_order_of_the_boxes():
     st.integers(1, 60),
     st.sampled_from(["flat", "noise", "ramp"]),
 )
-def test_any_box_in_any_picture_gives_a_mask_inside_the_box(corners, width, height, look):
+def test_any_box_in_any_image_gives_a_mask_inside_the_box(corners, width, height, look):
     x0, x1 = sorted(corners[:2])
     y0, y1 = sorted(corners[2:])
     box = Box(x0, y0, x1, y1)

@@ -1,4 +1,4 @@
-"""Tags of pictures: which are kept, which seeds the model sees."""
+"""Tags of images: which are kept, which seeds the model sees."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.pixels import encode_jpeg
 
 @dataclass
 class Saying:
-    """Gives the prepared tags, and remembers how bright the pictures were."""
+    """Gives the prepared tags, and remembers how bright the images were."""
 
     answers: list[list[tuple[str, float]]]
     seen: list[list[int]] = field(default_factory=list)

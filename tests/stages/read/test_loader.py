@@ -96,7 +96,7 @@ def png_header(width, height):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_good_picture_keeps_its_bytes(kind):
+def test_a_good_image_keeps_its_bytes(kind):
     data = encoded(NOISE, kind)
     seed = load(data)
     assert seed.image.bytes == data
@@ -110,7 +110,7 @@ def test_other_formats_become_png(kind):
     assert np.abs(pixels(seed).astype(int) - SMOOTH).mean() < 12
 
 
-def test_a_large_picture_is_reduced_and_looks_the_same():
+def test_a_large_image_is_reduced_and_looks_the_same():
     big = NOISE.repeat(20, axis=0).repeat(20, axis=1)
     want = PIL.Image.fromarray(big).resize((1024, 683), PIL.Image.Resampling.LANCZOS)
     for kind, limit in (("PNG", 0), ("JPEG", 4)):  # JPEG is first decoded at a fraction
@@ -219,7 +219,7 @@ def test_every_kind_of_bad_image_is_a_drop(tmp_path):
         "truncated.jpg": jpeg[: len(jpeg) // 2],
         "truncated.png": png[: len(png) // 2],
         "empty.jpg": b"",
-        "text.jpg": b"I am not a picture.\n",
+        "text.jpg": b"I am not an image.\n",
         "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n",
         "damaged.png": png[:60] + bytes(20) + png[80:],
     }
@@ -265,7 +265,7 @@ def test_bombs_are_seen_in_the_header():
     assert "100000000" in outcome.detail
 
 
-def test_small_pictures():
+def test_small_images():
     assert reason(load(encoded(NOISE[:1, :1]))) is Reason.IMAGE_TOO_SMALL
     assert reason(load(encoded(NOISE[:31, :40]))) is Reason.IMAGE_TOO_SMALL
     assert isinstance(load(encoded(NOISE[:32, :40])), Seed)
@@ -300,7 +300,7 @@ def test_damaged_data_never_raises(kind, seed, cut):
 
 
 def marked():
-    """A black picture of 120x80 with a white block at columns 90-110, rows 10-30."""
+    """A black image of 120x80 with a white block at columns 90-110, rows 10-30."""
     array = np.zeros((80, 120, 3), np.uint8)
     array[10:30, 90:110] = 255
     return array
@@ -308,7 +308,7 @@ def marked():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
-def test_boxes_refer_to_the_upright_picture(orientation, kind):
+def test_boxes_refer_to_the_upright_image(orientation, kind):
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the operation that lays an upright one down
     stored = PIL.Image.fromarray(marked())
     if orientation > 1:
@@ -370,19 +370,19 @@ def test_bad_regions_are_named(box, mask, word):
 
 def test_a_batch_from_everywhere_keeps_its_order(tmp_path):
     fs = fsspec.filesystem("memory")
-    pictures = [encoded(np.full((40, 40, 3), level, np.uint8)) for level in range(0, 240, 20)]
-    cells = [{"bytes": data, "path": None} for data in pictures[:8]]
+    images = [encoded(np.full((40, 40, 3), level, np.uint8)) for level in range(0, 240, 20)]
+    cells = [{"bytes": data, "path": None} for data in images[:8]]
     for column, values in {"image": cells, "images": [[c] for c in cells]}.items():
         pq.write_table(pa.table({column: values}), tmp_path / f"{column}.parquet", row_group_size=3)
-    fs.pipe("/bucket/[odd] name?.png", pictures[8])
-    (tmp_path / "photo.png").write_bytes(pictures[9])
+    fs.pipe("/bucket/[odd] name?.png", images[8])
+    (tmp_path / "photo.png").write_bytes(images[9])
     single, many = str(tmp_path / "image.parquet"), str(tmp_path / "images.parquet")
     refs = [
         ref(path=single, row=7, column="image"),
         ref(path="memory://bucket/[odd] name?.png"),
         ref(path=many, row=2, column="images"),
         replace(ref(), defect=Drop(Reason.BAD_TEXT, "")),
-        ref(pictures[10]),
+        ref(images[10]),
         ref(path="memory://bucket/missing.png"),
         ref(path=str(tmp_path / "photo.png")),
         ref(path=single, row=0, column="image"),
@@ -404,8 +404,8 @@ def test_a_null_cell_is_an_image_not_found(tmp_path):
     assert reason(load(path=path, row=1, column="image")) is Reason.IMAGE_NOT_FOUND
     with pytest.raises(ValueError, match="2 rows"):
         load(path=path, row=2, column="image")
-    with pytest.raises(ValueError, match="no column 'picture'"):
-        load(path=path, row=0, column="picture")
+    with pytest.raises(ValueError, match="no column 'photo'"):
+        load(path=path, row=0, column="photo")
 
 
 def test_a_missing_package_is_named_with_its_install_line():

@@ -56,7 +56,7 @@ def test_sentences(text, sentences):
 def test_lists_headings_and_paragraphs_are_split_at_their_lines():
     text = (
         "## The scene\n"
-        "The picture shows a kitchen\nwith a table. It holds:\n"
+        "The image shows a kitchen\nwith a table. It holds:\n"
         "- a red cup\n"
         "* two plates of 12.5 cm\n"
         "1. A fork\n"
@@ -70,7 +70,7 @@ def test_lists_headings_and_paragraphs_are_split_at_their_lines():
     )
     assert split_sentences(text) == [
         "The scene",
-        "The picture shows a kitchen with a table.",
+        "The image shows a kitchen with a table.",
         "It holds:",
         "a red cup",
         "two plates of 12.5 cm",

@@ -220,7 +220,7 @@ def test_what_is_not_counted(text, label):
         ("A dog in a red coat walks down the street.", None),
         ("A photo of a dog", None),
         ("A dog runs with its tongue out.", None),
-        ("A picture of a dog hangs there.", "of"),
+        ("An image of a dog hangs there.", "of"),
         ("A dog lies on a couch.", "on"),
         ("A vase with a cup stands there.", "with"),
         ("There is a cup on the tray.", "on"),

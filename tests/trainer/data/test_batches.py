@@ -125,7 +125,7 @@ def test_a_mixed_batch_holds_every_image_once(checkpoint):
     batch = builder(checkpoint, views=views)([a_row(0), a_row(1)], 0)
     assert len(batch.images) == 2 * 3  # chosen, rejected, crop
     assert sorted(i for p in batch.packed for i in p.images) == list(range(6))
-    # OneVision's pictures are other inputs where they are not alone.
+    # OneVision's images are other inputs where they are not alone.
     views = ICVCO().views
     assert len(builder(checkpoint, "llava-onevision", views)([a_row(0)], 0).images) == 4
     assert len(builder(checkpoint, "llava-interleave", views)([a_row(0)], 0).images) == 2

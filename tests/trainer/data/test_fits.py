@@ -82,7 +82,7 @@ def test_an_image_is_processed_once_a_size(checkpoint, tmp_path, monkeypatch):
 
 
 def edited(left, right):
-    """A picture of 80 x 40, and one that differs in some columns alone."""
+    """An image of 80 x 40, and one that differs in some columns alone."""
     picture = np.random.default_rng(5).integers(0, 256, (40, 80, 3), dtype=np.uint8)
     other = picture.copy()
     other[:, left:right] = 255 - other[:, left:right]

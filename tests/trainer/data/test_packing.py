@@ -59,7 +59,7 @@ def test_the_same_token_for_another_image_is_another_token():
         reading([5, 6, 6, 6, 6, 7], [1], (2, 1), images=[-1, 0, 0, 1, 1, -1]),
     ]
     one, two = pack(readings, share=True)
-    # What begins with image 0 is together; the picture is there once, the second one after it.
+    # What begins with image 0 is together; the image is there once, the second one after it.
     assert one.ids.tolist() == [5, 6, 6, 7, 1, 6, 6, 7, 1]
     assert one.images == (0, 1)
     assert two.images == (1,)

@@ -109,15 +109,15 @@ def test_what_a_row_lacks_is_counted_by_column(tmp_path):
 
 
 def test_a_source_image_is_on_one_side_of_the_split_for_good(tmp_path):
-    picture = a_pair(0).chosen_image
-    same = [a_pair(n, chosen_image=picture) for n in range(6)]
+    image = a_pair(0).chosen_image
+    same = [a_pair(n, chosen_image=image) for n in range(6)]
     more = [a_pair(n) for n in range(6, 60)]
-    no_name = [a_pair(n, seed_id=f"s{n // 2}", chosen_image=type(picture)(b"x")) for n in (60, 61)]
+    no_name = [a_pair(n, seed_id=f"s{n // 2}", chosen_image=type(image)(b"x")) for n in (60, 61)]
     save(tmp_path / "a", same + more)
     rows = Rows.open([save(tmp_path / "b", same + more + no_name)])
     train, held = rows.split(0.3, 5)
     assert set(train.pair_ids) | set(held.pair_ids) == set(rows.pair_ids)
-    assert not set(train.pictures) & set(held.pictures)
+    assert not set(train.images) & set(held.images)
     assert len({p in held.pair_ids for p in ("pair-0000", "pair-0003", "pair-0005")}) == 1
     assert len({p in held.pair_ids for p in ("pair-0060", "pair-0061")}) == 1
     assert 8 <= len(held) <= 28
@@ -145,7 +145,7 @@ def test_pairs_of_two_photos_follow_the_fold_of_both(tmp_path, caplog):
         [save(tmp_path / "b", [a_pair(n, provenance=fold("train")) for n in range(9)])]
     )
     assert not len(only.split(0.5, 0)[1])
-    assert "matching.validation" in caplog.text
+    assert "pairing.validation" in caplog.text
 
 
 def test_files_that_are_all_called_alike_are_spoken_of(tmp_path, caplog):
@@ -201,10 +201,10 @@ def test_damage_and_a_run_given_twice_are_refused(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-30])
     refused(run, file.name, "cannot be read")
-    picture = a_pair(0).chosen_image.bytes
-    assert picture in whole
-    damaged = bytes(reversed(picture))
-    file.write_bytes(whole.replace(picture, damaged))
+    image = a_pair(0).chosen_image.bytes
+    assert image in whole
+    damaged = bytes(reversed(image))
+    file.write_bytes(whole.replace(image, damaged))
     rows = Rows.open([str(run)])
     with pytest.raises(UsageError, match="row group 0, cannot be read"):
         rows[0]

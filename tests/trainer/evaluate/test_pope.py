@@ -64,14 +64,14 @@ def test_absent_things_are_not_those_that_the_texts_speak_of():
 
 
 def test_popular_and_adversarial_orders():
-    # "e" shows shoes alone; of the rest, three of the pictures have a table.
+    # "e" shows shoes alone; of the rest, three of the images have a table.
     assert [q.thing for q in asked(QuestionSet.POPULAR, pair_id="e")] == ["shoes", "table"]
     # Nothing occurs with shoes, so frequency decides there as well.
     assert [q.thing for q in asked(QuestionSet.ADVERSARIAL, pair_id="e")] == ["shoes", "table"]
     with_lamp = [*SCENES, scene("h", ["lamp"], "x", image="image of e")]
     more = [*with_lamp, scene("i", ["red stool"], "x", image="image of d")]
     found = [q for q in questions(more) if q.pair_id == "e"]
-    # The picture has a lamp now, and lamps go with stools (picture d); tables are more frequent.
+    # The image has a lamp now, and lamps go with stools (image d); tables are more frequent.
     assert negatives(found, QuestionSet.ADVERSARIAL)[0] == "red stool"
     assert negatives(found, QuestionSet.POPULAR)[0] == "table"
 

@@ -88,7 +88,7 @@ def test_a_text_with_placeholders_is_refused(checkpoint):
         family.prompt("Where is <image>?", [16])
 
 
-def test_onevision_tiles_a_picture_only_where_it_is_alone(checkpoint):
+def test_onevision_tiles_a_image_only_where_it_is_alone(checkpoint):
     family = checkpoint("llava-onevision").family
     images = pictures(2)
     alone, together = family.pixels(images[:1])[0], family.pixels(images)

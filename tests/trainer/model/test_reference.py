@@ -76,7 +76,7 @@ def test_the_learner_without_its_adapters_is_the_model_it_was(checkpoint, name):
 
 
 def test_policy_and_reference_see_one_crop(checkpoint):
-    """Equal weights, equal pictures: the ratio is 0, which two crops would not give."""
+    """Equal weights, equal images: the ratio is 0, which two crops would not give."""
     made = checkpoint("llava-1.5")
     build = BatchBuilder(made.family, MDPO().views, SEED)
     (crop,) = (v for v in MDPO().views if v.images is Images.CROP)

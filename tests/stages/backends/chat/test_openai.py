@@ -529,7 +529,7 @@ def test_no_address_at_all(monkeypatch):
         OpenAIChat().open(Device())
 
 
-def test_a_picture_of_an_unknown_format_is_named():
+def test_a_image_of_an_unknown_format_is_named():
     request = Request((Message("user", (Image(b"II*\0tiff"),)),), str, Sampling(), 0)
     with (
         ChatServer([GOOD]) as server,

@@ -72,7 +72,7 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(chat):
     assert len(set(said(other))) > 1, "other seeds, other samples"
 
 
-def test_the_picture_is_seen(chat):
+def test_the_image_is_seen(chat):
     greedy = Sampling(max_tokens=24)
     answers = said(chat.chat([ask(sampling=greedy, image=picture(i)) for i in range(4)]))
     assert len(set(answers)) > 1
@@ -157,7 +157,7 @@ def test_a_checkpoint_that_is_no_chat_model_is_refused(tmp_path):
         TransformersChat(model=str(save_sam(tmp_path))).open(Device())
 
 
-def test_a_prompt_with_the_placeholder_of_pictures_is_not_asked(chat):
+def test_a_prompt_with_the_placeholder_of_images_is_not_asked(chat):
     bad, good = chat.chat([ask("What does <image> mean?"), ask()])
     assert bad.reason is Reason.REQUEST_FAILED
     assert "'<image>'" in bad.why
@@ -184,7 +184,7 @@ def test_forms_are_asked_for_in_words_and_bad_replies_end_after_one_repair(chat)
     assert chat.usage()["requests"] - before <= 2
 
 
-def test_several_pictures_in_one_request(chat):
+def test_several_images_in_one_request(chat):
     turn = Message("user", ("First: ", picture(1), "second: ", picture(2, 20, 50)))
     one, two = (
         Request((turn,), str, WARM, 5),
@@ -195,14 +195,14 @@ def test_several_pictures_in_one_request(chat):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_that_can_be_trained_can_be_sampled(family, tmp_path):
-    """Pictures of several sizes, one or two in a request, in a batch and alone."""
+    """Images of several sizes, one or two in a request, in a batch and alone."""
     backend = TransformersChat(model=str(save_vlm(tmp_path / "model", family)), micro_batch=4)
     backend.open(Device())
     sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=6)
     two = Message("user", (picture(5), picture(6, 30, 60), "Which is larger?"))
     requests = [
         ask("What is it?", 1, sampling, picture(1, 64, 32)),
-        ask("Describe the picture, please.", 2, sampling, picture(2, 33, 57)),
+        ask("Describe the image, please.", 2, sampling, picture(2, 33, 57)),
         Request((Message("system", ("Be brief.",)), two), str, sampling, 3),
     ]
     together = backend.chat(requests)

@@ -23,7 +23,7 @@ from tests.stages.backends.chat.test_transformers import picture
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-# Without torchvision, whose decoder of pictures is not there beside a CPU build of torch.
+# Without torchvision, whose decoder of images is not there beside a CPU build of torch.
 COMMAND = (
     "import sys; sys.modules['torchvision'] = None; "
     "from transformers.cli.transformers import main; main()"
@@ -92,7 +92,7 @@ def test_the_path_to_a_real_server_and_back(server):
         assert all("cut off at 24" in r.why for r in cut)
         usage = chat.usage()
         assert usage["requests"] == 6
-        # Two pictures of 16 patches each, and a word for every letter.
+        # Two images of 16 patches each, and a word for every letter.
         assert usage["prompt_tokens"] > 6 * (32 + len("Look:What is it?"))
         (form,) = chat.chat([ask(Yes, picture())])
         assert form.reason is Reason.BAD_REPLY, "random weights write no JSON"

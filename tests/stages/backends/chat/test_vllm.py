@@ -25,7 +25,7 @@ from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
 from stages.language.chat import ChatBackend, Form, Message, Reply, Request, Sampling, Unanswered
 
-JPEG = Image(b"\xff\xd8\xff\xe0 a picture")
+JPEG = Image(b"\xff\xd8\xff\xe0 an image")
 
 
 class Yes(Form):

@@ -113,7 +113,7 @@ def opened(backend, device=CPU):
 
 @contextmanager
 def exact(backend):
-    """Collects the pictures of every call before they are rounded to levels: [3, H, W] in 0..1."""
+    """Collects the images of every call before they are rounded to levels: [3, H, W] in 0..1."""
     pipe, found = backend._pipeline.pipe, []
     inner = pipe.image_processor.postprocess
 
@@ -167,13 +167,13 @@ def test_edits_do_not_depend_on_their_batch(name, checkpoints):
 
 
 @pytest.mark.parametrize("name", EDITORS)
-def test_picture_words_and_seed_all_matter(name, checkpoints):
+def test_image_words_and_seed_all_matter(name, checkpoints):
     with opened(editor(name, checkpoints)) as backend, exact(backend) as found:
         backend.edit([IMAGES[0]], [TEXTS[0]], [[1, 2, 3]])
         backend.edit([IMAGES[1]], [TEXTS[0]], [[1]])
         backend.edit([IMAGES[0]], [TEXTS[1]], [[1]])
-    first, second, third, other_picture, other_words = found
-    for one in (second, third, other_picture, other_words):
+    first, second, third, other_image, other_words = found
+    for one in (second, third, other_image, other_words):
         assert far(first, one) > 100 * TOLERANCE
 
 
@@ -273,7 +273,7 @@ def test_editors_name_the_sizes_that_they_leave_alone(checkpoints):
         with opened(editor(name, checkpoints)) as backend:
             assert size in backend.sizes(3.0)
             assert all(max(s) <= 2 * min(s) for s in backend.sizes(2.0))
-            with pytest.raises(ValueError, match="would resample a picture of 80x48"):
+            with pytest.raises(ValueError, match="would resample an image of 80x48"):
                 backend.edit([picture(0, Size(80, 48))], ["x"], [[0]])
 
 
@@ -325,7 +325,7 @@ def test_a_few_step_lora_is_merged_and_sets_the_schedule(name, checkpoints):
         assert type(merged) is torch.nn.Linear
         torch.testing.assert_close(merged.weight, base + product)
         scheduler = quick._pipeline.pipe.scheduler
-        # Whatever the size of the picture, the same shift: 3 s / (1 + 2 s).
+        # Whatever the size of the image, the same shift: 3 s / (1 + 2 s).
         for mu in (scheduler.config.base_shift, scheduler.config.max_shift):
             scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=mu)
             expected = [3 * s / (1 + 2 * s) for s in (1.0, 0.75, 0.5, 0.25)]
@@ -413,7 +413,7 @@ def test_step_caches_save_passes_and_forget_between_calls(name, step_cache, chec
 
 
 @pytest.mark.parametrize("name", ["flux", "edit"])
-def test_compiled_blocks_make_the_same_pictures(name, checkpoints, monkeypatch):
+def test_compiled_blocks_make_the_same_images(name, checkpoints, monkeypatch):
     compiled = torch.compile
     # Captured whole, as on a GPU, but without generating code, which takes a minute.
     monkeypatch.setattr(torch, "compile", lambda *a, **k: compiled(*a, **k, backend="eager"))
@@ -444,7 +444,7 @@ def test_bfloat16_is_near(checkpoints):
 # Trouble.
 
 
-def test_values_that_are_not_finite_are_no_picture(checkpoints):
+def test_values_that_are_not_finite_are_no_image(checkpoints):
     with opened(painter("flux", checkpoints)) as backend:
         backend._pipeline.pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
         with pytest.raises(ArithmeticError, match=r"not finite in torch\.float32"):
@@ -571,10 +571,10 @@ def test_a_painter_makes_candidates(name, checkpoints):
     record = Described(
         AnswerPair(judged, "A red cat.", None, "A dog.", 2),
         "a dog on grass",
-        Contrast(Kind.SCENE, "picture", "a dog", "a dog on grass"),
+        Contrast(Kind.SCENE, "image", "a dog", "a dog on grass"),
     )
     with opened(painter(name, checkpoints)) as backend:
-        stage = Synthesizer(backend, side=64, pictures=2)
+        stage = Synthesizer(backend, side=64, num_images=2)
         ((first, second),) = stage.process([record])
         assert first.rejected_image != second.rejected_image
         assert first.params["painted"] == "80x64"

@@ -38,7 +38,7 @@ def picture(height, width, seed=0):
     return np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
 
 
-PICTURES = [picture(60, 90, 1), picture(33, 33, 2), picture(90, 40, 3)]
+IMAGES = [picture(60, 90, 1), picture(33, 33, 2), picture(90, 40, 3)]
 TEXTS = ["the dog sits", "a", "the red cat and the dog", "Zäh, 3.5!"]
 
 
@@ -49,13 +49,13 @@ def test_rows_are_what_the_checkpoints_own_processor_and_model_give(clip, clip_f
     with torch.inference_mode():
         seen = [
             model.get_image_features(**processor(image, return_tensors="pt")).pooler_output[0]
-            for image in PICTURES
+            for image in IMAGES
         ]
         read = [
             model.get_text_features(**tokenizer(text, return_tensors="pt")).pooler_output[0]
             for text in TEXTS
         ]
-    for rows, expected in ((clip.embed_images(PICTURES), seen), (clip.embed_texts(TEXTS), read)):
+    for rows, expected in ((clip.embed_images(IMAGES), seen), (clip.embed_texts(TEXTS), read)):
         assert rows.dtype == np.float32
         unit = np.stack([vector / vector.norm() for vector in expected])
         np.testing.assert_allclose(rows, unit, atol=ATOL)
@@ -63,12 +63,12 @@ def test_rows_are_what_the_checkpoints_own_processor_and_model_give(clip, clip_f
 
 
 def test_rows_do_not_depend_on_the_batch(clip):
-    pictures, texts = clip.embed_images(PICTURES), clip.embed_texts(TEXTS)
+    images, texts = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
     clip.max_batch = 3
-    np.testing.assert_allclose(clip.embed_images(PICTURES), pictures, atol=ATOL)
+    np.testing.assert_allclose(clip.embed_images(IMAGES), images, atol=ATOL)
     np.testing.assert_allclose(clip.embed_texts(TEXTS), texts, atol=ATOL)
     clip.max_batch = 1
-    np.testing.assert_allclose(clip.embed_images(PICTURES), pictures, atol=ATOL)
+    np.testing.assert_allclose(clip.embed_images(IMAGES), images, atol=ATOL)
     np.testing.assert_allclose(clip.embed_texts(TEXTS), texts, atol=ATOL)
 
 
@@ -109,15 +109,15 @@ def test_the_old_form_of_openais_settings_is_read(clip_folder, tmp_path, view):
     for where in (clip_folder, folder):
         backend = Clip(model=str(where), view=view)
         backend.open(Device())
-        rows.append(backend.embed_images(PICTURES))
+        rows.append(backend.embed_images(IMAGES))
     np.testing.assert_array_equal(*rows)
 
 
 def test_half_precision_gives_nearly_the_same_unit_rows(clip):
-    full = clip.embed_images(PICTURES), clip.embed_texts(TEXTS)
+    full = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
     clip.close()
     clip.open(Device(dtype="bfloat16"))
-    for one, half in zip(full, (clip.embed_images(PICTURES), clip.embed_texts(TEXTS)), strict=True):
+    for one, half in zip(full, (clip.embed_images(IMAGES), clip.embed_texts(TEXTS)), strict=True):
         np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
         assert (one * half).sum(axis=1).min() > 0.99
 

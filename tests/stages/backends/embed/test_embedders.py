@@ -58,17 +58,17 @@ def picture(height, width, seed=0):
     return np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
 
 
-PICTURES = [picture(60, 90, 1), picture(33, 33, 2), picture(200, 70, 3), picture(60, 90, 4)]
+IMAGES = [picture(60, 90, 1), picture(33, 33, 2), picture(200, 70, 3), picture(60, 90, 4)]
 
 
 def by_hand(kind, folder):
-    """The checkpoint's own processor and whole model, picture by picture."""
+    """The checkpoint's own processor and whole model, image by image."""
     processor = {"siglip": SiglipImageProcessorPil, "siglip2": Siglip2ImageProcessorPil}.get(
         kind, BitImageProcessorPil
     )
     model, processor = AutoModel.from_pretrained(folder), processor.from_pretrained(folder)
     rows = []
-    for image in PICTURES:
+    for image in IMAGES:
         inputs = processor(image, return_tensors="pt")
         with torch.inference_mode():
             if kind.startswith("siglip"):
@@ -80,27 +80,27 @@ def by_hand(kind, folder):
 
 
 def test_rows_are_what_the_checkpoints_own_processor_and_model_give(made, kind, folders):
-    rows = made.embed(PICTURES)
+    rows = made.embed(IMAGES)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(rows, by_hand(kind, folders[kind]), atol=ATOL)
-    # Not all the same: the model does see the pictures.
+    # Not all the same: the model does see the images.
     assert (rows @ rows.T).min() < 0.99
 
 
 def test_rows_do_not_depend_on_the_batch(made):
-    together = made.embed(PICTURES)
+    together = made.embed(IMAGES)
     made.max_batch = 3
-    np.testing.assert_allclose(made.embed(PICTURES), together, atol=ATOL)
-    for image, row in zip(PICTURES, together, strict=True):
+    np.testing.assert_allclose(made.embed(IMAGES), together, atol=ATOL)
+    for image, row in zip(IMAGES, together, strict=True):
         np.testing.assert_allclose(made.embed([image])[0], row, atol=ATOL)
 
 
 def test_half_precision_gives_nearly_the_same_unit_rows(made):
-    full = made.embed(PICTURES)
+    full = made.embed(IMAGES)
     made.close()
     made.open(Device(dtype="bfloat16"))
-    half = made.embed(PICTURES)
+    half = made.embed(IMAGES)
     assert half.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
     assert (half * full).sum(axis=1).min() > 0.995
@@ -110,8 +110,8 @@ def test_patch_means_leave_class_and_register_tokens_out(folders):
     for kind, num_before in (("dinov2", 1), ("registers", 4)):
         backend = Dinov2(model=str(folders[kind]), pooling="mean")
         backend.open(Device())
-        rows = backend.embed(PICTURES)
-        tokens = backend._model(backend._pictures.stacked(PICTURES)).last_hidden_state
+        rows = backend.embed(IMAGES)
+        tokens = backend._model(backend._images.stacked(IMAGES)).last_hidden_state
         assert tokens.shape[1] == num_before + 16
         expected = tokens[:, num_before:].mean(1).detach()
         expected /= expected.norm(dim=1, keepdim=True)

@@ -41,7 +41,7 @@ def picture(height, width, seed=0):
     return np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
 
 
-PICTURES = [picture(60, 90, 1), picture(33, 33, 2), picture(90, 40, 3)]
+IMAGES = [picture(60, 90, 1), picture(33, 33, 2), picture(90, 40, 3)]
 TEXTS = ["the dog sits", "a", "The red cat and the dog.", "Zäh, 3.5!"]
 
 
@@ -51,20 +51,20 @@ def test_rows_are_what_the_library_gives(clip, folder):
     with torch.inference_mode():
         seen = [
             model.encode_image(transform(PIL.Image.fromarray(image))[None], normalize=True)[0]
-            for image in PICTURES
+            for image in IMAGES
         ]
         read = [model.encode_text(tokenizer([text]), normalize=True)[0] for text in TEXTS]
-    for rows, expected in ((clip.embed_images(PICTURES), seen), (clip.embed_texts(TEXTS), read)):
+    for rows, expected in ((clip.embed_images(IMAGES), seen), (clip.embed_texts(TEXTS), read)):
         assert rows.dtype == np.float32
         np.testing.assert_allclose(rows, np.stack(expected), atol=ATOL)
         assert (rows @ rows.T).min() < 0.999
 
 
 def test_rows_do_not_depend_on_the_batch(clip):
-    pictures, texts = clip.embed_images(PICTURES), clip.embed_texts(TEXTS)
+    images, texts = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
     for size in (3, 1):
         clip.max_batch = size
-        np.testing.assert_allclose(clip.embed_images(PICTURES), pictures, atol=ATOL)
+        np.testing.assert_allclose(clip.embed_images(IMAGES), images, atol=ATOL)
         np.testing.assert_allclose(clip.embed_texts(TEXTS), texts, atol=ATOL)
 
 
@@ -95,10 +95,10 @@ def test_the_whole_view_sees_what_the_crop_cuts_off(folder):
 
 
 def test_half_precision_gives_nearly_the_same_unit_rows(clip):
-    full = clip.embed_images(PICTURES), clip.embed_texts(TEXTS)
+    full = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
     clip.close()
     clip.open(Device(dtype="bfloat16"))
-    for one, half in zip(full, (clip.embed_images(PICTURES), clip.embed_texts(TEXTS)), strict=True):
+    for one, half in zip(full, (clip.embed_images(IMAGES), clip.embed_texts(TEXTS)), strict=True):
         np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
         assert (one * half).sum(axis=1).min() > 0.99
 

@@ -29,7 +29,7 @@ def lama(lama_file):
 
 
 def scene(height, width, seed=0):
-    """A picture, and a hole in it."""
+    """An image, and a hole in it."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     picture = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
@@ -39,8 +39,8 @@ def scene(height, width, seed=0):
 
 
 def filled(backend, *scenes):
-    pictures, masks = [p for p, _ in scenes], [m for _, m in scenes]
-    return backend.fill(pictures, masks, [np.zeros_like(m) for m in masks])
+    images, masks = [p for p, _ in scenes], [m for _, m in scenes]
+    return backend.fill(images, masks, [np.zeros_like(m) for m in masks])
 
 
 SIZES = [(64, 48), (61, 45), (33, 90), (64, 41), (16, 16), (61, 45), (130, 64)]
@@ -64,7 +64,7 @@ def test_a_fill_does_not_depend_on_the_batch(lama):
         assert np.abs(alone.astype(int) - out).max() <= 1
 
 
-def test_only_pictures_of_one_padded_size_share_a_pass(lama):
+def test_only_images_of_one_padded_size_share_a_pass(lama):
     shapes = []
     network = lama._network
     lama._network = lambda image, mask: shapes.append(tuple(image.shape)) or network(image, mask)
@@ -80,7 +80,7 @@ def test_only_pictures_of_one_padded_size_share_a_pass(lama):
     ]
 
 
-def test_it_gives_what_the_network_gives_on_the_symmetrically_padded_picture(lama, lama_file):
+def test_it_gives_what_the_network_gives_on_the_symmetrically_padded_image(lama, lama_file):
     picture, mask = scene(61, 45)
     (out,) = filled(lama, (picture, mask))
     padded = np.pad(picture, ((0, 3), (0, 3), (0, 0)), mode="symmetric")
@@ -110,7 +110,7 @@ def test_what_lies_under_the_mask_or_its_growth_does_not_shine_through(lama):
     assert (seen[mask] != other[mask]).any()
 
 
-def test_a_large_picture_is_filled_at_a_reduced_size(lama):
+def test_a_large_image_is_filled_at_a_reduced_size(lama):
     shapes = []
     network = lama._network
     lama._network = lambda image, mask: shapes.append(tuple(image.shape)) or network(image, mask)
@@ -169,7 +169,7 @@ def test_files_that_will_not_do(tmp_path):
     refused("no TorchScript file")
     for wrong in (OneArgument(), Shrinks()):
         torch.jit.save(torch.jit.script(wrong), str(file))
-        refused("is TorchScript, but does not take a picture and a mask")
+        refused("is TorchScript, but does not take an image and a mask")
     with pytest.raises(CheckpointError, match="no model at"):
         Lama(model=str(tmp_path / "none.pt")).open(Device())
 

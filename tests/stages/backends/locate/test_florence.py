@@ -16,7 +16,7 @@ from stages.locate.tagger import TaggerBackend
 RED, BLUE, GREY = (plain(color, 50, 80) for color in WRITTEN)
 WIDE = plain(next(iter(WRITTEN)), 40, 200)
 SCORE = 1e-4
-"""What a score in a batch may differ from that of a picture alone, in float32."""
+"""What a score in a batch may differ from that of an image alone, in float32."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_names_and_boxes_of_what_was_learned(made):
         [],
         ["dog"],
     ]
-    # Middles of thousandths of the picture's sides.
+    # Middles of thousandths of the image's sides.
     ((_, panda, _),), ((_, cat, first), (_, other, second)), _, ((_, dog, _),) = found
     assert panda == pytest.approx((0.04, 0.025, 24.04, 49.975))
     assert cat == pytest.approx((20.04, 12.525, 60.04, 37.525))

@@ -39,7 +39,7 @@ def picture(height, width, seed=0):
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
 
 
-PICTURES = [picture(48, 80, 1), picture(100, 60, 2), picture(48, 80, 3), picture(50, 50, 4)]
+IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(48, 80, 3), picture(50, 50, 4)]
 TAGS = [["dog", "red panda"], ["frisbee"], ["man", "cat", "a big bus", "the person"], []]
 
 
@@ -56,33 +56,33 @@ def check_same(one, other):
 
 
 def test_neither_the_batch_nor_its_cuts_change_a_box(made):
-    together = made.detect(PICTURES, TAGS)
+    together = made.detect(IMAGES, TAGS)
     made.max_batch = 1
-    cut = made.detect(PICTURES, TAGS)
+    cut = made.detect(IMAGES, TAGS)
     assert [len(found) for found in together] == [20, 20, 20, 0]
     assert {tag for tag, _, _ in together[2]} <= set(TAGS[2])
-    for k, image in enumerate(PICTURES):
+    for k, image in enumerate(IMAGES):
         (alone,) = made.detect([image], [TAGS[k]])
         check_same(together[k], alone)
         check_same(cut[k], alone)
 
 
-def test_pictures_of_one_size_share_a_pass(made):
+def test_images_of_one_size_share_a_pass(made):
     seen = []
     made._model.register_forward_pre_hook(
         lambda _m, _a, k: seen.append((*k["pixel_values"].shape, *k["input_ids"].shape)),
         with_kwargs=True,
     )
-    made.detect(PICTURES, TAGS)
+    made.detect(IMAGES, TAGS)
     # [CLS] man . cat . a b ##i ##g bus . the person . [SEP]; "dog. red panda." is padded to it.
     assert seen == [(2, 3, 96, 160, 2, 15), (1, 3, 160, 96, 1, 4)]
 
 
 def test_boxes_are_those_of_the_library(made):
-    """The same picture and prompt by the library's processor, through the same mended model."""
+    """The same image and prompt by the library's processor, through the same mended model."""
     processor = GroundingDinoProcessor(made._processor, made._tokenizer)
     in_tags = 0
-    for image, tags in zip(PICTURES[:3], TAGS[:3], strict=True):
+    for image, tags in zip(IMAGES[:3], TAGS[:3], strict=True):
         height, width = image.shape[:2]
         inputs = processor(images=image, text=[tags], return_tensors="pt")
         (prompt,) = made._prompts(0, tags)
@@ -134,7 +134,7 @@ def test_text_positions_are_those_of_training(made):
     model.encoder.register_forward_pre_hook(
         lambda _m, _a, kwargs: seen.update(encoder=kwargs["text_position_ids"]), with_kwargs=True
     )
-    made.detect(PICTURES[:3:2], TAGS[:3:2])
+    made.detect(IMAGES[:3:2], TAGS[:3:2])
     expected = positions_by_hand(seen["tokens"].tolist())
     assert max(map(max, expected)) == 5
     assert seen["backbone"].tolist() == expected
@@ -182,8 +182,8 @@ def test_tags_that_do_not_fit_one_prompt_are_split(made):
         for tag, (start, end) in zip(prompt.tags, prompt.spans, strict=True):
             assert made._tokenizer.decode(prompt.tokens[start:end]) == tag
             assert prompt.tokens[end] == 1012
-    (whole,) = made.detect(PICTURES[:1], [tags])
-    parts = [made.detect(PICTURES[:1], [prompt.tags])[0] for prompt in prompts]
+    (whole,) = made.detect(IMAGES[:1], [tags])
+    parts = [made.detect(IMAGES[:1], [prompt.tags])[0] for prompt in prompts]
     check_same(whole, [detection for part in parts for detection in part])
 
 
@@ -191,15 +191,15 @@ def test_odd_tags(made):
     (prompt,) = made._prompts(0, ["T.V.", "...", "?", "DOG", ""])
     assert prompt.tags == ["T.V.", "DOG"]
     assert made._tokenizer.decode(prompt.tokens) == "[CLS] t v. dog. [SEP]"
-    assert made.detect(PICTURES[:1], [["..."]]) == [[]]
+    assert made.detect(IMAGES[:1], [["..."]]) == [[]]
     assert made.detect([], []) == []
     letters = "abcdefghijklmnopqrstuvwxyzabc"
-    made.detect(PICTURES[:1], [[letters]])
+    made.detect(IMAGES[:1], [[letters]])
     with pytest.raises(ValueError, match="has 30 tokens; 29 fit into a prompt"):
-        made.detect(PICTURES[:1], [["dog", letters + "d"]])
+        made.detect(IMAGES[:1], [["dog", letters + "d"]])
 
 
-def test_the_sides_of_resized_pictures_can_be_rounded(made):
+def test_the_sides_of_resized_images_can_be_rounded(made):
     assert made._resized_size(picture(333, 500)) == (96, 144)
     assert made._resized_size(picture(40, 55)) == (96, 132)
     made.side_step = 32
@@ -213,7 +213,7 @@ def test_the_sides_of_resized_pictures_can_be_rounded(made):
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("float16", 0.002)])
 def test_half_precision_leaves_boxes_in_full(made, dtype, near):
-    image, tags = PICTURES[0], TAGS[0]
+    image, tags = IMAGES[0], TAGS[0]
     size, prompts = made._resized_size(image), list(made._prompts(0, tags))
     chances, boxes = made._run([image], size, prompts)
     made.close()

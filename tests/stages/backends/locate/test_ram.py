@@ -14,7 +14,7 @@ from stages.base import Device
 from stages.locate.tagger import TaggerBackend
 
 SAME = 1e-5
-"""Logits of two ways to compute them, and of one picture in two batches, in float32."""
+"""Logits of two ways to compute them, and of one image in two batches, in float32."""
 
 
 def picture(height, width, seed=0):
@@ -23,7 +23,7 @@ def picture(height, width, seed=0):
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
 
 
-PICTURES = [picture(48, 80, 1), picture(100, 60, 2), picture(64, 64, 3)]
+IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(64, 64, 3)]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ram", "ram_plus"])
@@ -37,7 +37,7 @@ def made(request, tmp_path_factory):
 
 
 def by_hand(image):
-    """A picture as the authors prepare it: squeezed, scaled and normalised."""
+    """An image as the authors prepare it: squeezed, scaled and normalised."""
     small = PIL.Image.fromarray(image).resize((SIDE, SIDE), PIL.Image.Resampling.BILINEAR)
     values = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 255
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
@@ -52,7 +52,7 @@ def test_logits_are_those_of_the_reference(made):
         found = backend._model(pixels)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=SAME, rtol=0)
-    # Tags differ and pictures differ, by far more than the tolerance.
+    # Tags differ and images differ, by far more than the tolerance.
     assert expected.std(0).min() > 1e-2
     assert expected.std(1).min() > 1e-2
 
@@ -60,14 +60,14 @@ def test_logits_are_those_of_the_reference(made):
 def test_tags_are_those_above_their_own_threshold(made, tmp_path):
     settings, plain, _ = made
     with torch.inference_mode():
-        chances = torch.stack([plain(by_hand(image)) for image in PICTURES]).sigmoid().numpy()
-    # For each tag a threshold that one picture passes and another does not.
+        chances = torch.stack([plain(by_hand(image)) for image in IMAGES]).sigmoid().numpy()
+    # For each tag a threshold that one image passes and another does not.
     least = (np.sort(chances, 0)[0] + np.sort(chances, 0)[1]) / 2
     path = tmp_path / "thresholds.txt"
     path.write_text("\n".join(f"{value:.9f}" for value in least) + "\n")
     backend = Ram(**{**settings, "thresholds": str(path)})
     backend.open(Device())
-    found = backend.tag(PICTURES)
+    found = backend.tag(IMAGES)
     for tags, row in zip(found, chances, strict=True):
         expected = {name: p for name, p, t in zip(TAGS, row, least, strict=True) if p > t}
         assert dict(tags) == pytest.approx(expected, abs=SAME)
@@ -76,11 +76,11 @@ def test_tags_are_those_above_their_own_threshold(made, tmp_path):
 
 def test_neither_the_batch_nor_its_cuts_change_a_tag(made):
     _, _, backend = made
-    together = backend.tag(PICTURES)
+    together = backend.tag(IMAGES)
     backend.max_batch = 2
-    cut = backend.tag(PICTURES)
+    cut = backend.tag(IMAGES)
     backend.max_batch = 16
-    for k, image in enumerate(PICTURES):
+    for k, image in enumerate(IMAGES):
         (alone,) = backend.tag([image])
         assert dict(together[k]) == pytest.approx(dict(alone), abs=SAME)
         assert dict(cut[k]) == pytest.approx(dict(alone), abs=SAME)
@@ -91,7 +91,7 @@ def test_half_precision(made):
     settings, plain, _ = made
     backend = Ram(**settings)
     backend.open(Device(dtype="bfloat16"))
-    pixels = torch.stack([by_hand(image) for image in PICTURES])
+    pixels = torch.stack([by_hand(image) for image in IMAGES])
     with torch.inference_mode():
         expected = torch.stack([plain(one) for one in pixels])
         found = backend._model(pixels.bfloat16())
@@ -114,7 +114,7 @@ def test_an_older_file_says_vision_multi(tmp_path):
     assert not zipfile.is_zipfile(path)
     backend = Ram(**{**settings, "model": str(path)})
     backend.open(Device())
-    pixels = torch.stack([by_hand(image) for image in PICTURES])
+    pixels = torch.stack([by_hand(image) for image in IMAGES])
     with torch.inference_mode():
         expected = torch.stack([model(one) for one in pixels])
         torch.testing.assert_close(backend._model(pixels), expected, atol=SAME, rtol=0)
@@ -195,11 +195,11 @@ def test_files_that_are_no_checkpoint(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_of_another_size(tmp_path):
+def test_images_of_another_size(tmp_path):
     settings = save_ram(tmp_path)
     with pytest.raises(CheckpointError, match="multiple of 64; image_size is 96"):
         Ram(**{**settings, "image_size": 96}).open(Device())
-    with pytest.raises(CheckpointError, match="pictures of 64 pixels a side; image_size is 128"):
+    with pytest.raises(CheckpointError, match="images of 64 pixels a side; image_size is 128"):
         Ram(**{**settings, "image_size": 128}).open(Device())
 
 

@@ -47,7 +47,7 @@ def picture(height, width, seed=0):
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
 
 
-PICTURES = [picture(48, 80, 1), picture(100, 60, 2), picture(30, 30, 3), picture(64, 64, 4)]
+IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(30, 30, 3), picture(64, 64, 4)]
 BOXES = [
     [Box(2, 3, 30, 40), Box(40, 10, 70, 30), Box(0, 0, 80, 48)],
     [Box(5, 50, 55, 95)],
@@ -61,10 +61,10 @@ def share_flipped(one, other):
     return np.mean(one != other)
 
 
-def test_masks_have_the_size_of_their_picture_and_follow_their_box(made):
-    masks = made.segment(PICTURES, BOXES)
+def test_masks_have_the_size_of_their_image_and_follow_their_box(made):
+    masks = made.segment(IMAGES, BOXES)
     assert [len(own) for own in masks] == [3, 1, 0, 2]
-    for image, own in zip(PICTURES, masks, strict=True):
+    for image, own in zip(IMAGES, masks, strict=True):
         for mask in own:
             assert mask.dtype == np.bool_
             assert mask.shape == image.shape[:2]
@@ -74,22 +74,22 @@ def test_masks_have_the_size_of_their_picture_and_follow_their_box(made):
 
 
 def test_neither_the_batch_nor_its_cuts_change_a_mask(made):
-    together = made.segment(PICTURES, BOXES)
+    together = made.segment(IMAGES, BOXES)
     made.max_batch, made.max_boxes = 2, 1
-    cut = made.segment(PICTURES, BOXES)
-    for k, image in enumerate(PICTURES):
+    cut = made.segment(IMAGES, BOXES)
+    for k, image in enumerate(IMAGES):
         for i, box in enumerate(BOXES[k]):
             ((alone,),) = made.segment([image], [[box]])
             assert share_flipped(together[k][i], alone) <= FLIPS
             assert share_flipped(cut[k][i], alone) <= FLIPS
 
 
-def test_a_picture_is_encoded_once_for_all_its_boxes(made):
+def test_a_image_is_encoded_once_for_all_its_boxes(made):
     seen = []
     encoder = made._model.vision_encoder
     handle = encoder.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
     made.max_batch = 3
-    made.segment(PICTURES, BOXES)
+    made.segment(IMAGES, BOXES)
     handle.remove()
     assert seen == [3, 1]
 
@@ -97,11 +97,11 @@ def test_a_picture_is_encoded_once_for_all_its_boxes(made):
 def test_sam_gives_what_its_processor_and_model_give(sam_folder):
     backend = Sam(model=str(sam_folder))
     backend.open(Device())
-    masks = backend.segment(PICTURES, BOXES)
+    masks = backend.segment(IMAGES, BOXES)
     # Its Pillow form: torchvision's differs by a grey level after resizing.
     processor = SamProcessor(SamImageProcessorPil.from_pretrained(sam_folder))
     model = SamModel.from_pretrained(sam_folder)
-    for image, boxes, own in zip(PICTURES, BOXES, masks, strict=True):
+    for image, boxes, own in zip(IMAGES, BOXES, masks, strict=True):
         for box, mask in zip(boxes, own, strict=True):
             inputs = processor(image, input_boxes=[[list(box)]], return_tensors="pt")
             with torch.inference_mode():
@@ -121,8 +121,8 @@ def test_sam2_gives_what_its_processor_and_model_give(sam2_folder):
 
     backend = Sam2(model=str(sam2_folder))
     backend.open(Device())
-    # A picture of the model's size is not resized, which is where Pillow and torchvision differ.
-    image, boxes = PICTURES[3], BOXES[3]
+    # An image of the model's size is not resized, which is where Pillow and torchvision differ.
+    image, boxes = IMAGES[3], BOXES[3]
     (masks,) = backend.segment([image], [boxes])
     processor = Sam2Processor.from_pretrained(sam2_folder)
     model = Sam2Model.from_pretrained(sam2_folder)
@@ -134,14 +134,14 @@ def test_sam2_gives_what_its_processor_and_model_give(sam2_folder):
         assert share_flipped(mask, other) <= FLIPS
 
 
-def test_sam2_sees_pictures_as_its_own_processor_makes_them(sam2_folder):
+def test_sam2_sees_images_as_its_own_processor_makes_them(sam2_folder):
     from transformers import Sam2ImageProcessor
 
     backend = Sam2(model=str(sam2_folder))
     backend.open(Device())
     theirs = Sam2ImageProcessor.from_pretrained(sam2_folder)
-    for image in (*PICTURES, picture(500, 333)):
-        ours = backend._pictures.stacked([image])[0]
+    for image in (*IMAGES, picture(500, 333)):
+        ours = backend._images.stacked([image])[0]
         expected = theirs(image, return_tensors="pt")["pixel_values"][0]
         grey = torch.tensor(theirs.image_std).reshape(3, 1, 1) * 255
         # One grey level and a hair of rounding.
@@ -153,27 +153,27 @@ def test_the_video_checkpoints_of_the_hub_are_loaded(tmp_path, sam2_folder):
     assert json.loads((folder / "config.json").read_text())["model_type"] == "sam2_video"
     backend = Sam2(model=str(folder))
     backend.open(Device())
-    ((mask,),) = backend.segment(PICTURES[:1], [BOXES[0][:1]])
-    assert mask.shape == PICTURES[0].shape[:2]
+    ((mask,),) = backend.segment(IMAGES[:1], [BOXES[0][:1]])
+    assert mask.shape == IMAGES[0].shape[:2]
     assert 0 < mask.mean() < 1
 
 
 def test_half_precision_is_for_the_encoder_alone(made):
-    full = made.segment(PICTURES, BOXES)
+    full = made.segment(IMAGES, BOXES)
     made.close()
     made.open(Device(dtype="bfloat16"))
     assert made._model.vision_encoder.dtype == torch.bfloat16
     assert made._model.mask_decoder.iou_token.weight.dtype == torch.float32
     assert made._model.prompt_encoder.no_mask_embed.weight.dtype == torch.float32
-    for own, half in zip(full, made.segment(PICTURES, BOXES), strict=True):
+    for own, half in zip(full, made.segment(IMAGES, BOXES), strict=True):
         for one, other in zip(own, half, strict=True):
             # Random weights put far more pixels near the edge than trained ones do.
             assert share_flipped(one, other) < 0.1
 
 
-def test_a_box_beyond_the_picture_is_clipped(made):
+def test_a_box_beyond_the_image_is_clipped(made):
     boxes = [Box(-50, -9, 30, 40), Box(0, 0, 30, 40)]
-    ((beyond, inside),) = made.segment(PICTURES[:1], [boxes])
+    ((beyond, inside),) = made.segment(IMAGES[:1], [boxes])
     np.testing.assert_array_equal(beyond, inside)
 
 

@@ -43,16 +43,16 @@ def picture(height, width, seed=0):
     return pixels
 
 
-PICTURES = [picture(48, 80, 1), picture(100, 60, 2), picture(30, 30, 3)]
+IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(30, 30, 3)]
 BOXES = [[Box(2, 3, 30, 40), Box(40, 10, 70, 30), Box(0, 0, 80, 48)], [], [Box(5, 5, 30, 25)]]
 
 
 def test_masks_are_those_of_the_package(backend):
     backend.max_boxes = 2
-    masks = backend.segment(PICTURES, BOXES)
+    masks = backend.segment(IMAGES, BOXES)
     assert [len(own) for own in masks] == [3, 0, 1]
     predictor = backend._predictor
-    for image, boxes, own in zip(PICTURES, BOXES, masks, strict=True):
+    for image, boxes, own in zip(IMAGES, BOXES, masks, strict=True):
         for box, mask in zip(boxes, own, strict=True):
             predictor.set_image(image)
             expected, _, _ = predictor.predict(box=np.array(box), multimask_output=False)
@@ -77,8 +77,8 @@ def test_the_backend_sam_gives_the_same_masks_for_the_same_weights(backend, orig
     )
     ours = Sam(model=str(folder))
     ours.open(Device())
-    theirs = backend.segment(PICTURES, BOXES)
-    for one, other in zip(ours.segment(PICTURES, BOXES), theirs, strict=True):
+    theirs = backend.segment(IMAGES, BOXES)
+    for one, other in zip(ours.segment(IMAGES, BOXES), theirs, strict=True):
         for mask, expected in zip(one, other, strict=True):
             assert np.mean(mask != expected) <= FLIPS
 

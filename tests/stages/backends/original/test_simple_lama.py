@@ -20,27 +20,27 @@ def file(tmp_path_factory):
 
 def scene(height, width, seed=0):
     rng = np.random.default_rng(seed)
-    picture = rng.integers(0, 256, (height, width, 3), np.uint8)
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
     mask = np.zeros((height, width), bool)
     mask[height // 4 : height // 2, width // 3 : width // 2] = True
-    return picture, mask
+    return image, mask
 
 
 def test_it_fills_as_the_backend_lama_does(file):
     before = os.environ.get("LAMA_MODEL")
     theirs, ours = SimpleLama(model=str(file)), Lama(model=str(file))
     scenes = [scene(61, 45), scene(64, 48, 1)]
-    pictures, masks = [p for p, _ in scenes], [m for _, m in scenes]
+    images, masks = [p for p, _ in scenes], [m for _, m in scenes]
     results = []
     for backend in (theirs, ours):
         backend.open(Device())
-        results.append(backend.fill(pictures, masks, masks))
+        results.append(backend.fill(images, masks, masks))
         backend.close()
         backend.close()
     assert os.environ.get("LAMA_MODEL") == before
-    for picture, mask, one, other in zip(pictures, masks, *results, strict=True):
-        assert one.shape == picture.shape
-        np.testing.assert_array_equal(one[~mask], picture[~mask])
+    for image, mask, one, other in zip(images, masks, *results, strict=True):
+        assert one.shape == image.shape
+        np.testing.assert_array_equal(one[~mask], image[~mask])
         # The package cuts the fraction of a grey level off, `lama` rounds it.
         assert np.abs(one.astype(int) - other).max() <= 1
 
