@@ -207,7 +207,7 @@ def checkout(folder: Path) -> Path:
     for name in ("pyproject.toml", "README.md", ".rayignore"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, folder / name)
-    cropper = folder / "stages" / "cropper.py"
+    cropper = folder / "stages" / "edit" / "cropper.py"
     text = cropper.read_text()
     assert "crop the image to" in text
     cropper.write_text(text.replace("crop the image to", "crop the copy to"))

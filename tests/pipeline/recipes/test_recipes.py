@@ -124,7 +124,7 @@ def test_a_mix_of_shipped_recipes_and_files(tmp_path):
         ),
         ({}, ["has no stages"]),
         (["loader"], ["stages"]),
-        ({"loader": 3}, ["stages.read.loader", "(got 3)"]),
+        ({"loader": 3}, ["stages.loader", "(got 3)"]),
     ],
 )
 def test_a_wrong_chain_is_refused(tmp_path, stages, words):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,11 @@ def test_a_holder_on_another_host_that_beats_is_not(run):
 
 
 def lose_it(run: Folder) -> None:
+    """Another driver signs until this one is interrupted; the test's time limit ends the wait."""
     with Lease(run, "one"):
-        elsewhere(run, 0)
-        for _ in range(100):
-            time.sleep(0.05)
+        for beat in count():
+            elsewhere(run, beat)
+            time.sleep(0.01)
 
 
 def test_a_driver_that_lost_its_lease_stops(run, monkeypatch):
@@ -76,9 +78,16 @@ def test_a_driver_that_lost_its_lease_stops(run, monkeypatch):
 def test_a_beat_that_fails_is_tried_again(run, monkeypatch, caplog):
     monkeypatch.setattr(lease_module, "BEAT_S", 0.05)
     with Lease(run, "one") as lease:
-        monkeypatch.setattr(lease, "_beat", lambda: (_ for _ in ()).throw(OSError("no route")))
-        time.sleep(0.3)
-        monkeypatch.undo()
+        failed, renewed, renew = threading.Event(), threading.Event(), lease._beat
+
+        def no_route() -> None:
+            failed.set()
+            raise OSError("no route")
+
+        monkeypatch.setattr(lease, "_beat", no_route)
+        assert failed.wait(60)
+        monkeypatch.setattr(lease, "_beat", lambda: (renew(), renewed.set()))
+        assert renewed.wait(60)
         assert "the lease could not be renewed: no route" in caplog.text
         assert lease._thread is not None
         assert lease._thread.is_alive()
