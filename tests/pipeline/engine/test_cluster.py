@@ -248,7 +248,7 @@ def test_a_submitted_job(tmp_path, head):
         wrong, env=head.environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert job.returncode != 0
-    assert "nearmiss: no recipe called 'corp'" in job.stdout + job.stderr
+    assert "nearmiss: unknown recipe 'corp'" in job.stdout + job.stderr
 
 
 def wait_for(head: Head) -> None:
