@@ -28,7 +28,7 @@ from schemas.reasons import Reason as Reason  # noqa: PLC0414  # read with the r
 Bytes = bytes
 """An alias, because a field called `bytes` hides the type where its own annotations are read."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a column of `Pair` changes its name, type or meaning; see CHANGELOG.md."""
 
 
@@ -321,6 +321,9 @@ class SpannedCandidate:
     """Where `seed.chosen` differs from the counterfactual."""
     counterfactual_spans: tuple[Span, ...]
     """Where the counterfactual differs from `seed.chosen`; () without a counterfactual."""
+    rejected_spans: tuple[Span, ...] | None = None
+    """Where `seed.rejected` differs from `seed.chosen`, () where it has the same words; None
+    without a `seed.rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +378,9 @@ class Pair:
     """Where `chosen` differs from `counterfactual`."""
     counterfactual_spans: tuple[Span, ...]
     """Where `counterfactual` differs from `chosen`."""
+    rejected_spans: tuple[Span, ...] | None
+    """Where `rejected` differs from `chosen`, () where it has the same words; None without a
+    `rejected`, and in rows of schema 2."""
     recipe: str
     """Name of the recipe that made the row (of the member recipe, in a mix)."""
     contrast: Contrast

@@ -22,7 +22,7 @@ from schemas.records import Span
 from trainer.errors import UsageError
 from trainer.families.answers import AnswerTokens, answer_tokens
 from trainer.families.kinds import Kind, kind_of
-from trainer.losses.views import Images, View
+from trainer.losses.views import Images, Tokens, View
 
 ANCHORS = ("Answer for the first image.", "Answer for the second image.")
 """The sentence after the question of a prompt with two images, by the place of the named image.
@@ -107,7 +107,7 @@ class Family:
                 "which was trained on one image a prompt; take LLaVA-Interleave, LLaVA-OneVision, "
                 "Qwen2.5-VL or Qwen3-VL, or a loss that shows one"
             )
-        if any(v.masked for v in views) and not self.tokenizer.is_fast:
+        if any(v.tokens is Tokens.SPANS for v in views) and not self.tokenizer.is_fast:
             raise UsageError(
                 f"{what} counts the tokens that differ, and the tokenizer of {self.model} "
                 f"({type(self.tokenizer).__name__}) does not say which characters a token is; "
