@@ -15,7 +15,7 @@ _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 
 def card_text(info: RunInfo, audit: Audit, licenses: list[str]) -> str:
-    """The card's Markdown with its YAML header; `licenses` are the distinct licences of the rows."""
+    """The card: Markdown with a YAML header; `licenses` are the distinct ones of the rows."""
     size = next((name for most, name in _SIZES if audit.num_pairs < most), "1M<n<10M")
     header = {
         "license": "other",

@@ -73,9 +73,7 @@ class RunFolder:
         return cls(folder, info)
 
     @classmethod
-    def find(
-        cls, folder: Folder, identity: Identity, files: Mapping[str, str]
-    ) -> RunFolder | None:
+    def find(cls, folder: Folder, identity: Identity, files: Mapping[str, str]) -> RunFolder | None:
         """The run that is in the folder already; None in a new folder.
 
         UsageError if it is of another identity or other `files` (see `RunInfo.check_same`), or if
