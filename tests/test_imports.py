@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import grimp
+import networkx as nx
 import pytest
+
+from stages.base import GroupStage, Stage
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("schemas", "stages", "workers", "pipeline", "trainer")
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
+ROOMS = sorted({path.parent for path in FILES})
+
+MAX_MODULES = 16
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -55,6 +64,45 @@ def test_schemas_load_arrow_and_nothing_larger():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert not set(json.loads(result.stdout)) & {"PIL", "cv2", "pydantic", "yaml", "rich", "ray"}
+
+
+def test_no_stage_is_missing_from_its_contract():
+    """The linter holds apart the stages that `pyproject.toml` lists: all that there are."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = {c["name"]: c for c in project["tool"]["importlinter"]["contracts"]}
+    stages = set()
+    for path in sorted((ROOT / "stages").rglob("*.py")):
+        if "backends" in path.parts:
+            continue
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        stages |= {
+            value.__module__
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, Stage | GroupStage)
+            and not inspect.isabstract(value)
+        }
+    assert len(stages) > 25
+    assert stages <= set(contracts["Stages do not know each other"]["modules"])
+
+
+def test_no_two_modules_need_each_other():
+    graph = grimp.build_graph(*PACKAGES)
+    arrows = nx.DiGraph(
+        (module, other)
+        for module in graph.modules
+        for other in graph.find_modules_directly_imported_by(module)
+    )
+    circles = [sorted(c) for c in nx.strongly_connected_components(arrows) if len(c) > 1]
+    assert circles == []
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_can_be_taken_in_at_a_glance(room):
+    """Its first lines say what lives there, and it is not a pile."""
+    assert ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))), "say what"
+    modules = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MAX_MODULES
 
 
 def test_there_are_files_to_look_at():

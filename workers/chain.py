@@ -20,6 +20,7 @@ from schemas.records import Drop, Reason
 from stages.base import Device, GroupStage, Metered, ServiceDown, Stage
 from workers.counters import Counters
 from workers.failure import OpenError
+from workers.plugin import Plugin, plugins_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,14 @@ class Link:
     """Key in the recipe; unique in its chain."""
     stage: AnyStage
     """The stage, not yet opened."""
+
+    def __reduce__(self) -> tuple[Callable[..., Link], tuple[Any, ...]]:
+        """Pickled behind the plugins that it needs: unpickling them makes their classes known."""
+        return _link, (plugins_of(self.stage), self.name, self.stage)
+
+
+def _link(_: tuple[Plugin, ...], name: str, stage: AnyStage) -> Link:
+    return Link(name, stage)
 
 
 @dataclass(frozen=True)

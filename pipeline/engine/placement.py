@@ -128,7 +128,7 @@ def load_placement(file: str | None) -> Placement:
     try:
         placement = Placement.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"placement file {file}: {describe(error)}") from None
+        raise UsageError(f"placement file {file}: {describe(error, Placement)}") from None
     return placement
 
 

@@ -1,7 +1,7 @@
 """Recipes: YAML in, checked chains of stages out.
 
 A recipe decides which bytes come out; how fast is the placement's matter. What may stand in it is
-listed in `table.py`.
+listed in `table.py`, and what a user adds to it in `plugins.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import UsageError
 from pipeline.recipes.pairing import Pairing
-from pipeline.recipes.table import STAGES
+from pipeline.recipes.table import STAGES, Choice
 from pipeline.yaml_file import read_yaml
 from schemas.ids import content_id
+from schemas.names import keys_of, unknown, unknown_key
 from schemas.records import SeedRef, SpannedCandidate
 from workers.chain import AnyStage, Link
+from workers.plugin import plugins_of
 
 
 class RecipeFile(BaseModel):
@@ -59,11 +61,11 @@ class Recipe:
     @property
     def settings(self) -> list[dict[str, Any]]:
         """Every stage with all its settings, defaults included, as plain values."""
-        return [{"stage": link.name, **settings_of(link.stage)} for link in self.links]
+        return [{"stage": link.name, **_deciding(link.stage)} for link in self.links]
 
     def steps(self) -> list[tuple[Link, str]]:
         """Every stage with its settings as canonical JSON, as provenance holds them."""
-        return [(link, json.dumps(settings_of(link.stage), sort_keys=True)) for link in self.links]
+        return [(link, json.dumps(_deciding(link.stage), sort_keys=True)) for link in self.links]
 
     @property
     def digest(self) -> str:
@@ -91,7 +93,7 @@ class RecipeBook:
         """Content id over all members."""
         parts = [recipe.digest for recipe in self.recipes]
         if self.pairing is not None:
-            parts.append(json.dumps(settings_of(self.pairing), sort_keys=True))
+            parts.append(json.dumps(_deciding(self.pairing), sort_keys=True))
         return content_id(self.name, *parts)
 
 
@@ -100,8 +102,12 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
+def load_recipe(
+    name: str, overrides: Sequence[str] = (), stages: Mapping[str, Choice] = STAGES
+) -> RecipeBook:
     """The recipe of a shipped name or YAML file, with `key=value` overrides applied.
+
+    `stages` is what may stand in it: `plugins.stages_with` adds a user's own.
 
     `shard_size=64` sets a key of the recipe; `segmenter.min_area=0.01` a setting of a stage (in a
     mix, of that stage in every member); `flip.loader.max_side=512` one of one member.
@@ -127,29 +133,25 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeBook:
     for member in members:
         if not member.stages:
             raise UsageError(f"recipe {member.name}: has no stages; a mix may not name a mix")
-        stages = {key: dict(settings or {}) for key, settings in member.stages.items()}
+        chain = {key: dict(settings or {}) for key, settings in member.stages.items()}
         for i, (path, value) in enumerate(changes):
             own = path[1:] if path[0] == member.name else path
-            if len(own) > 1 and own[0] in stages:
-                _set(overrides[i], stages[own[0]], own[1:], value)
+            if len(own) > 1 and own[0] in chain:
+                _set(overrides[i], chain[own[0]], own[1:], value)
                 used[i] = True
-        links = tuple(Link(key, _build(member.name, key, s)) for key, s in stages.items())
+        links = tuple(Link(key, _build(member.name, key, s, stages)) for key, s in chain.items())
         _check_types(member.name, links)
         recipes.append(Recipe(member.name, links))
     for text, hit in zip(overrides, used, strict=True):
         if not hit:
-            known = sorted({link.name for recipe in recipes for link in recipe.links})
-            raise UsageError(
-                f"--set {text}: recipe {book.name} has no such key; it has shard_size and the "
-                f"stages {', '.join(known)}"
-            )
-    pairing = None if book.pairing is None else _pairing(book.name, dict(book.pairing))
+            raise UsageError(f"--set {text}: {_no_such_key(text, book, recipes)}")
+    pairing = None if book.pairing is None else _pairing(book.name, dict(book.pairing), stages)
     return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), pairing)
 
 
-def _pairing(recipe: str, settings: dict[str, Any]) -> Pairing:
+def _pairing(recipe: str, settings: dict[str, Any], stages: Mapping[str, Choice]) -> Pairing:
     where = f"recipe {recipe}: pairing"
-    embedders = STAGES["embedder"].backends["appearance"]
+    embedders = stages["embedder"].backends["appearance"]
     settings["embedder"] = _build_backend(f"{where}.embedder", embedders, settings.get("embedder"))
     pairing: Pairing = _instance(where, Pairing, settings)
     return pairing
@@ -160,6 +162,12 @@ def settings_of(value: object) -> dict[str, Any]:
     assert is_dataclass(value)
     settings = (f for f in fields(value) if f.init and f.metadata.get("decides_rows", True))
     return {f.name: _plain(getattr(value, f.name)) for f in settings}
+
+
+def _deciding(stage: object) -> dict[str, Any]:
+    """All that decides a stage's rows: its settings, and the content of the plugins in it."""
+    plugins = [plugin.id for plugin in plugins_of(stage)]
+    return {**({"plugins": plugins} if plugins else {}), **settings_of(stage)}
 
 
 def _plain(value: Any) -> Any:
@@ -178,9 +186,7 @@ def _read(name: str) -> RecipeFile:
     shipped = shipped_recipes()
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped.get(name)
     if path is None:
-        raise UsageError(
-            f"no recipe called {name!r}; shipped are {', '.join(shipped)}; or give a .yaml file"
-        )
+        raise UsageError(f"{unknown('recipe', name, shipped)}; or give a .yaml file")
     content = read_yaml("recipe", path)
     if not isinstance(content, dict):
         raise UsageError(f"recipe file {path} must hold a mapping with name, about and stages")
@@ -194,13 +200,15 @@ def _validated(where: str, content: Mapping[str, Any]) -> RecipeFile:
     try:
         return RecipeFile.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"recipe {where}: {describe(error)}") from None
+        raise UsageError(f"recipe {where}: {describe(error, RecipeFile)}") from None
 
 
-def _build(recipe: str, key: str, settings: dict[str, Any]) -> AnyStage:
-    choice = STAGES.get(key)
+def _build(
+    recipe: str, key: str, settings: dict[str, Any], stages: Mapping[str, Choice]
+) -> AnyStage:
+    choice = stages.get(key)
     if choice is None:
-        raise UsageError(f"recipe {recipe}: unknown stage {key!r}; known are {', '.join(STAGES)}")
+        raise UsageError(f"recipe {recipe}: {unknown('stage', key, stages)}")
     defaults = {of_stage.name: of_stage.default for of_stage in fields(choice.stage)}
     for field, backends in choice.backends.items():
         where = f"recipe {recipe}: {key}.{field}"
@@ -234,23 +242,33 @@ def _build_backend(where: str, backends: Sequence[type[Any]], settings: object) 
     by_name = {backend.name: backend for backend in backends}
     name = (settings or {}).get("name", next(iter(by_name)))
     if name not in by_name:
-        raise UsageError(f"{where}: unknown backend {name!r}; known are {', '.join(by_name)}")
+        raise UsageError(f"{where}: {unknown('backend', str(name), by_name)}")
     return _instance(where, by_name[name], settings or {})
 
 
 def _instance(where: str, cls: type[Any], settings: Mapping[str, Any]) -> Any:
+    for key in settings:
+        # A plugin's class may not say that others are errors.
+        if key not in keys_of(cls):
+            raise UsageError(f"{where}: {unknown('key', key, keys_of(cls))}")
     try:
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
-        raise UsageError(f"{where}: {describe(error)}") from None
+        raise UsageError(f"{where}: {describe(error, cls)}") from None
 
 
-def describe(error: ValidationError) -> str:
-    """A validation error in one line: each field, what is wrong with it, and the value."""
+def describe(error: ValidationError, settings: type[Any]) -> str:
+    """A validation error in one line: each field, what is wrong with it, and the value.
+
+    `settings` is the class that was to be made, whose keys an unknown one is held against.
+    """
     parts = []
     for item in error.errors():
+        if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            inside = ".".join(str(x) for x in item["loc"][:-1])
+            parts.append(f"{inside and inside + ': '}{unknown_key(settings, item['loc'])}")
+            continue
         place = ".".join(str(x) for x in item["loc"]) or "value"
-        what = "unknown key" if "unexpected" in item["type"] or "extra" in item["type"] else ""
         # A check over several settings has said which value is wrong; the others are not shown,
         # nor is what may be a secret.
         own_words = item["type"] == "value_error" and not isinstance(
@@ -258,7 +276,7 @@ def describe(error: ValidationError) -> str:
         )
         hidden = own_words or _SECRET.search(place)
         shown = "" if hidden else f" (got {item['input']!r:.80})"
-        parts.append(f"{place}: {what or item['msg']}{shown}")
+        parts.append(f"{place}: {item['msg']}{shown}")
     return "; ".join(parts)
 
 
@@ -293,6 +311,21 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
         return key.split("."), yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {text}: the value is not YAML: {_one_line(error)}") from None
+
+
+def _no_such_key(text: str, book: RecipeFile, recipes: Sequence[Recipe]) -> str:
+    """What is wrong with the first parts of a `--set` that changed nothing."""
+    first, *more = text.partition("=")[0].split(".")
+    members = {recipe.name: [link.name for link in recipe.links] for recipe in recipes}
+    stages = list(dict.fromkeys(name for names in members.values() for name in names))
+    if first in members and more:
+        first, known = more[0], members[first]
+    else:
+        known = ["shard_size", *stages, *(members if book.mix else ())]
+    if first in known:
+        form = "shard_size=N" if first == "shard_size" else f"{first}.KEY=VALUE"
+        return f"write it as {form}"
+    return unknown(f"key or stage of recipe {book.name}", first, known)
 
 
 def _set(text: str, settings: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -12,11 +12,21 @@ from pathlib import Path
 
 from pipeline.recipes.build import RecipeBook
 from schemas.ids import content_id
+from workers.plugin import plugins_of
 
 
 def content_digests(book: RecipeBook) -> dict[str, str]:
-    """Content ids by setting, "removal.tagger.backend.tag_list"; of the files that are here."""
-    return {
+    """Content ids by setting, "removal.tagger.backend.tag_list"; of the files that are here.
+
+    Of plugins by their file, "--plugin mine.py".
+    """
+    links = [link for recipe in book.recipes for link in recipe.links]
+    plugins = {
+        f"--plugin {Path(plugin.file).name}": plugin.id
+        for value in (*(link.stage for link in links), book.pairing)
+        for plugin in plugins_of(value)
+    }
+    return plugins | {
         where: content_id(path.read_bytes())
         for recipe in book.recipes
         for link in recipe.links

@@ -40,6 +40,9 @@ class Trouble:
     hangs: tuple[str, ...] = ()
     mended: str = ""
     sleep_s: float = 0.0
+    waits: tuple[str, ...] = ()
+    waits_for: str = ""
+    """The file that these seeds wait for."""
     shard_size: int = 4
     time_limit_s: float = 60.0
     micro_batch: int = 2
@@ -127,6 +130,8 @@ def book(trouble: Trouble) -> RecipeBook:
         hangs=tuple(trouble.hangs),
         mended=trouble.mended,
         sleep_s=trouble.sleep_s,
+        waits=tuple(trouble.waits),
+        waits_for=trouble.waits_for,
     )
     (recipe,) = whole.recipes
     links = (recipe.links[0], Link("saboteur", saboteur), *recipe.links[1:])

@@ -331,10 +331,14 @@ def test_unknown_columns(good, columns, words):
 def test_wrong_recipes(good, tmp_path):
     refused(run(good, "--set", "cropper.min_aera=0.1"), "recipe crop: cropper", "min_aera")
     refused(run(good, "--set", "croper.min_area=0.1"), "--set croper.min_area=0.1", "cropper")
-    refused(run(good, recipe="corp"), "no recipe called 'corp'", "crop")
+    refused(run(good, recipe="corp"), "unknown recipe 'corp'; did you mean crop?")
     mine = tmp_path / "mine.yaml"
     mine.write_text("name: mine\nabout: Mine.\nstages:\n  loader: {max_sid: 3}\n")
-    refused(run(good, recipe=str(mine)), "recipe mine: loader", "max_sid: unknown key")
+    refused(
+        run(good, recipe=str(mine)),
+        "recipe mine: loader",
+        "unknown key 'max_sid'; did you mean max_side?",
+    )
     assert not (tmp_path / "run").exists()
 
 

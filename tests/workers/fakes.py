@@ -70,6 +70,9 @@ class Saboteur(Stage[Seed, Seed]):
     most_rows: int = 1000
     """Batches beyond this run out of memory."""
     sleep_s: float = 0.0
+    waits: tuple[str, ...] = ()
+    """Seeds that wait until the file `waits_for` is there."""
+    waits_for: str = ""
     calls: list[list[str]] = field(default_factory=list, init=False, compare=False)
     """Seed ids of every call, for tests in this process."""
 
@@ -81,6 +84,8 @@ class Saboteur(Stage[Seed, Seed]):
         mended = bool(self.mended) and Path(self.mended).exists()
         for seed in batch:
             time.sleep(self.sleep_s)
+            while seed.seed_id in self.waits and not Path(self.waits_for).exists():
+                time.sleep(0.05)
             if mended:
                 results.append([seed])
                 continue

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -83,7 +83,7 @@ def test_the_room_is_kept_and_what_is_asked_for_stays(reads):
     assert len(pixels._decoded) == 40
 
 
-def test_a_image_that_is_none_raises_every_time(reads):
+def test_an_image_that_is_none_raises_every_time(reads):
     for _ in range(2):
         with pytest.raises(OSError, match="cannot identify"):
             decode(Image(b"no image"))
@@ -93,17 +93,21 @@ def test_a_image_that_is_none_raises_every_time(reads):
 
 @dataclass(frozen=True)
 class Looker(Stage[Seed, Seed]):
-    """Looks at every image, then waits as a driver of a GPU does."""
+    """Looks at every image, then waits as a driver of a GPU does: until so many are read ahead."""
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = Seed
 
-    wait_s: float = 0.0
+    ahead: Callable[[], int] = field(default=lambda: 12, compare=False)
+    """How many images the other thread has read."""
+    looked: list[Seed] = field(default_factory=list, init=False, compare=False)
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Seed] | Drop]:
         for seed in batch:
             decode(seed.image)
-        time.sleep(self.wait_s)
+        self.looked.extend(batch)
+        while self.ahead() < min(12, len(self.looked)):
+            time.sleep(0.01)
         return [[seed] for seed in batch]
 
 
@@ -152,7 +156,10 @@ def loaded(run: Folder, first: Group, second: Group) -> Parcel:
 
 
 def test_all_but_the_first_micro_batch_are_decoded_by_the_other_thread(run, reads):
-    first, second = groups(ahead=True, recipe="crop", looker=Looker(0.2))
+    def ahead() -> int:
+        return sum(name.startswith("ahead") and data in mine for data, name in reads)
+
+    first, second = groups(ahead=True, recipe="crop", looker=Looker(ahead))
     parcel = loaded(run, first, second)
     mine = {record.image.bytes for (records,) in [parcel.live] for record in records}
     pixels._decoded.clear()
@@ -164,7 +171,7 @@ def test_all_but_the_first_micro_batch_are_decoded_by_the_other_thread(run, read
 
 
 def test_nothing_is_decoded_ahead_over_a_shard_on_which_a_process_died(run, reads):
-    first, second = groups(ahead=True, recipe="crop", looker=Looker(0.05))
+    first, second = groups(ahead=True, recipe="crop", looker=Looker())
     parcel = loaded(run, first, second)
     flight = FlightLog(run, "00000-1", "a")
     flight.take_off("crop", parcel.seed_ids[:2])
@@ -174,8 +181,8 @@ def test_nothing_is_decoded_ahead_over_a_shard_on_which_a_process_died(run, read
     assert not [name for _, name in reads if name.startswith("ahead")]
 
 
-def test_a_image_that_cannot_be_decoded_ahead_is_the_rows_own_trouble(run):
-    first, second = groups(ahead=True, recipe="crop", looker=Looker(0.05))
+def test_an_image_that_cannot_be_decoded_ahead_is_the_rows_own_trouble(run):
+    first, second = groups(ahead=True, recipe="crop", looker=Looker())
     parcel = loaded(run, first, second)
     (records,) = parcel.live
     records[9] = replace(records[9], image=Image(b"broken"))

@@ -65,8 +65,10 @@ def cluster() -> Iterator[Cluster]:
 
 def test_a_node_is_lost_under_way(tmp_path, cluster):
     here, there = Bench(tmp_path / "here", num=20), Bench(tmp_path / "there", num=20)
-    trouble = Trouble(sleep_s=0.25)
+    trouble = until_gone(there)
+    gone(there).touch()
     assert run(here.request(trouble, local=True)) == Exit.COMPLETE
+    gone(there).unlink()
     with lost(cluster, next(iter(cluster.worker_nodes)), there, in_flight=2):
         assert run(there.request(trouble)) == Exit.COMPLETE
     assert sum(node["Alive"] for node in ray.nodes()) == 2
@@ -76,8 +78,7 @@ def test_a_node_is_lost_under_way(tmp_path, cluster):
 
 @contextmanager
 def lost(cluster: Cluster, node: Any, bench: Bench, in_flight: int) -> Iterator[None]:
-    """Once so many rows are in flight and a part is there, the node goes."""
-    removed = threading.Event()
+    """Once so many rows are in flight and a part is there, the node goes; `gone(bench)` says so."""
 
     def remove() -> None:
         while (
@@ -86,13 +87,23 @@ def lost(cluster: Cluster, node: Any, bench: Bench, in_flight: int) -> Iterator[
         ):
             time.sleep(0.1)
         cluster.remove_node(node, allow_graceful=False)
-        removed.set()
+        gone(bench).touch()
 
     thread = threading.Thread(target=remove, daemon=True)
     thread.start()
     yield
-    thread.join(timeout=30)
-    assert removed.is_set()
+    thread.join(timeout=60)
+    assert gone(bench).exists()
+
+
+def gone(bench: Bench) -> Path:
+    return bench.folder / "gone"
+
+
+def until_gone(bench: Bench, **more: Any) -> Trouble:
+    """The last third of the rows waits for the loss: no run is done before it, however slow."""
+    waits = tuple(bench.ids[-bench.num // 3 :])
+    return Trouble(waits=waits, waits_for=str(gone(bench)), sleep_s=0.1, **more)
 
 
 @pytest.fixture
@@ -115,14 +126,14 @@ def test_a_node_that_held_all_of_one_group_is_lost(tmp_path, cluster, a_node_eac
     """The other group's pool fills the node that is left; it must make room."""
     bench = Bench(tmp_path, num=60)
     with lost(cluster, a_node_each[group], bench, in_flight=2):
-        assert run(bench.request(Trouble(sleep_s=0.1, split=True))) == Exit.COMPLETE
+        assert run(bench.request(until_gone(bench, split=True))) == Exit.COMPLETE
     bench.check_all_accounted_for()
     assert {row["status"] for row in bench.rows()} == {"pair"}
 
 
 def test_what_is_left_is_too_small(tmp_path, cluster, a_node_each):
     bench = Bench(tmp_path, num=60)
-    whole = Trouble(sleep_s=0.1, split=True, num_cpus=1.0, stall_limit_s=14.0, time_limit_s=9.0)
+    whole = until_gone(bench, split=True, num_cpus=1.0, stall_limit_s=14.0, time_limit_s=9.0)
     said = "nodes were lost: the placement needs at least 2 CPUs, .* has 1 and 0; .* same command"
     with lost(cluster, a_node_each[0], bench, 2), pytest.raises(RunError, match=said):
         run(bench.request(whole))
@@ -237,7 +248,7 @@ def test_a_submitted_job(tmp_path, head):
         wrong, env=head.environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert job.returncode != 0
-    assert "nearmiss: no recipe called 'corp'" in job.stdout + job.stderr
+    assert "nearmiss: unknown recipe 'corp'" in job.stdout + job.stderr
 
 
 def wait_for(head: Head) -> None:

@@ -109,8 +109,8 @@ def load(folder, content):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"group": []}, ["group: unknown key"]),
-        ({"groups": [{"num_cpu": 1}]}, ["groups.0.num_cpu: unknown key"]),
+        ({"group": []}, ["unknown key 'group'; did you mean groups?"]),
+        ({"groups": [{"num_cpu": 1}]}, ["groups.0: unknown key 'num_cpu'; did you mean num_cpus?"]),
         ({"groups": []}, ["groups", "at least 1 item"]),
         ({"groups": [{"device": "cuda"}]}, ["device cuda with num_gpus 0", "needs GPUs"]),
         ({"groups": [{"num_gpus": 1}]}, ["device cpu with num_gpus 1", "must not take any"]),
