@@ -62,7 +62,8 @@ def plain_counted(family: Family, row: Row, view: View, answer: list[int]) -> Te
     counted = torch.ones(len(answer))
     if view.against is None:
         return counted
-    other = family.tokenizer(getattr(row, str(view.against)), add_special_tokens=False)
+    said = family.answer_lead + getattr(row, str(view.against))
+    other = family.tokenizer(said, add_special_tokens=False)
     other = other["input_ids"] + [family.end_of_turn]
     if view.tokens is Tokens.FROM_FIRST_DIFFERENCE:
         place = 0
@@ -84,13 +85,11 @@ def plain_noise(family: Family, values: Tensor, seed: int) -> Tensor:
     betas = torch.sigmoid(torch.linspace(-6, 6, 1000, dtype=torch.float64)) * (5e-3 - 1e-5) + 1e-5
     kept = torch.cumprod(1 - betas, 0)[500]
     frames = getattr(family.processor.image_processor, "temporal_patch_size", 1)
-    shape = values.shape if values.ndim > 2 else (len(values), 3, 1, values.shape[1] // 3 // frames)
-    if values.ndim == 5:  # tiles of the prompt's images
-        shape = shape[1:]
-    noise = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, np.float32)
-    noise = torch.from_numpy(noise)
-    if values.ndim == 2:
-        noise = noise.expand(-1, -1, frames, -1)
+    random = np.random.Generator(np.random.PCG64(seed))
+    noise = torch.from_numpy(random.standard_normal(values.numel() // frames, np.float32))
+    # Frames stand inside the numbers of a patch: colour, frame, rows, columns.
+    patches = len(values) if frames > 1 else 1
+    noise = noise.view(patches, 3 if frames > 1 else 1, 1, -1).expand(-1, -1, frames, -1)
     return (kept.sqrt() * values + (1 - kept).sqrt() * noise.reshape(values.shape)).float()
 
 
@@ -103,7 +102,8 @@ def plain_inputs(
         images=[images] if images else None,
         return_tensors="pt",
     )
-    answer = family.tokenizer(text, add_special_tokens=False)["input_ids"] + [family.end_of_turn]
+    said = family.answer_lead + text
+    answer = family.tokenizer(said, add_special_tokens=False)["input_ids"] + [family.end_of_turn]
     tail = torch.tensor([answer])
     more = {"input_ids": tail, "attention_mask": torch.ones_like(tail)}
     if "mm_token_type_ids" in prompt:
@@ -114,6 +114,7 @@ def plain_inputs(
 
 def plain_mask(family: Family, text: str, spans: Any) -> list[bool]:
     """Of each token of the text, whether one of its characters is in a span."""
-    inside = {i for start, end in spans for i in range(start, end)}
-    encoded = family.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    lead = family.answer_lead
+    inside = {len(lead) + i for start, end in spans for i in range(start, end)}
+    encoded = family.tokenizer(lead + text, add_special_tokens=False, return_offsets_mapping=True)
     return [any(i in inside for i in range(a, b)) for a, b in encoded["offset_mapping"]]

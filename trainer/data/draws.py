@@ -94,7 +94,7 @@ def noised(pixels: Pixels, seed: int, *, frames: int = 1) -> Pixels:
         once = random.standard_normal((patches, 3, 1, numbers // (3 * frames)), np.float32)
         drawn = np.repeat(once, frames, 2).reshape(values.shape)
     changed = (signal * values + noise * torch.from_numpy(drawn)).to(values.dtype)
-    return replace(pixels, tensors=pixels.tensors | {"pixel_values": changed})
+    return replace(pixels, tensors={**pixels.tensors, "pixel_values": changed})
 
 
 @cache
