@@ -16,7 +16,7 @@ IMAGES_PER_SEED = 8
 """Images of a seed that the stages of a group ask for again: the original, near misses."""
 
 
-class Ahead:
+class DecodeAhead:
     """One thread that decodes into the memory of `stages.pixels`, where the stages will look."""
 
     def __init__(self, micro_batch: int) -> None:

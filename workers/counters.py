@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 StageKey = tuple[str, str]
 """(recipe, stage)."""
+
+
+class StageCountJson(TypedDict):
+    """`StageCount` as plain values."""
+
+    recipe: str
+    stage: str
+    num_in: int
+    num_out: int
+    dropped: dict[str, int]
+    busy_s: float
+    idle_s: float
+    usage: dict[str, float]
+
+
+class CountersJson(TypedDict):
+    """`Counters` as plain values: in the metadata of parts, and between processes."""
+
+    num_seeds: int
+    stages: list[StageCountJson]
 
 
 @dataclass
@@ -88,7 +108,7 @@ class Counters:
         for key, stage in other.stages.items():
             self.stages.setdefault(key, StageCount()).add(stage)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> CountersJson:
         """As plain values for JSON."""
         return {
             "num_seeds": self.num_seeds,
@@ -108,7 +128,7 @@ class Counters:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Counters:
+    def from_json(cls, value: CountersJson) -> Counters:
         """The counters that `to_json` gave."""
         counters = cls(num_seeds=value["num_seeds"])
         for row in value["stages"]:

@@ -1,4 +1,4 @@
-"""What an engine is given to do, and whom it tells."""
+"""What an engine is given to run, and who hears how it goes. Starts nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,31 @@ from workers.worker import Assignment, Group
 
 
 class Monitor(Protocol):
-    """What an engine tells of a run under way."""
+    """Hears from an engine how a run goes."""
 
     def live(self, counts: dict[str, Counters]) -> None:
         """Latest counts of shards in work, by "shard-group"."""
 
     def done(self, shard: int, counters: Counters) -> None:
         """A shard's part is written. May raise to stop the run."""
+
+
+class RemainingShards:
+    """A monitor that passes everything on to another one and keeps which shards are not done."""
+
+    def __init__(self, monitor: Monitor, shards: Sequence[int]) -> None:
+        """`shards` are those that the engine is about to run."""
+        self._monitor = monitor
+        self.shards = list(shards)
+
+    def live(self, counts: dict[str, Counters]) -> None:
+        """See `Monitor`."""
+        self._monitor.live(counts)
+
+    def done(self, shard: int, counters: Counters) -> None:
+        """See `Monitor`."""
+        self.shards.remove(shard)
+        self._monitor.done(shard, counters)
 
 
 @dataclass(frozen=True)
@@ -82,5 +100,5 @@ def stage_names(group: Group) -> str:
 
 
 def error_of(failure: Failure) -> UsageError | RunError:
-    """What the driver raises for a worker that cannot go on."""
+    """What the driver raises for a worker that cannot continue."""
     return UsageError(failure.text) if failure.is_setup else RunError(failure.text)
