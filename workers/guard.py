@@ -136,8 +136,8 @@ class Watchdog:
 
     A call that hangs inside a library cannot be interrupted from Python; ending the process always
     works, and the in-flight log finds the row. A call that hangs with the interpreter's lock held
-    (a regular expression that explodes) keeps this class's thread from running, too; then a timer of
-    the interpreter itself, which needs no lock, ends the process a little later.
+    (a regular expression that explodes) keeps this class's thread from running, too; then a timer
+    of the interpreter itself, which needs no lock, ends the process a little later.
     """
 
     def __init__(self, limit_s: float, on_expiry: Callable[[str], None]) -> None:

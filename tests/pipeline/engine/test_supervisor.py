@@ -100,7 +100,7 @@ def test_what_an_actor_reports_ends_the_wait_at_once():
     supervisor.status = StreamStatus({}, {}, Failure("down", is_setup=False))
     with pytest.raises(RunError, match=r"^down$"):
         wait(supervisor)
-    assert isinstance(supervisor.ask(), RunError)
+    assert isinstance(supervisor.failure(), RunError)
 
 
 def test_the_main_thread_is_its_own_again_afterwards():
