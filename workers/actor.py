@@ -36,7 +36,7 @@ HEARTBEAT_S = 5.0
 """Seconds between two heartbeats of an actor."""
 
 MAX_STARTS = 6
-"""Ray starts an actor that dies in its first steps again and again; so often is enough."""
+"""Ray restarts an actor that dies while it starts, without end; after so many the run stops."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ StageGuard = Callable[[str], AbstractContextManager[None]]
 
 
 class StageContractError(Exception):
-    """A stage broke its contract; a fault of the code, so it stops the run instead of one row."""
+    """A stage broke its contract: an error in the code, so it stops the run, not one row."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class ChainRunner:
         batch: list[FlowRecord],
         results: list[Result],
     ) -> list[Result]:
-        """The results, held against the stage's contract."""
+        """The results, checked against the stage's contract."""
         if len(results) != len(batch):
             raise StageContractError(
                 f"stage {link.name} gave {len(results)} results for {len(batch)} records; "

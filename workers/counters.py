@@ -1,4 +1,4 @@
-"""Counts of what happened to rows, per recipe and stage; they add up over shards and processes."""
+"""Counts per recipe and stage of what happened to rows; they add up over shards and processes."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ class Counters:
         self.stages.setdefault(key, StageCount()).add(called)
 
     def wait(self, idle_s: float, first: StageKey) -> None:
-        """Deal out seconds in which the actor that runs these stages was inside none of them.
+        """Share out the seconds in which the actor was inside none of its stages.
 
-        By what each stage was busy, so that busy / (busy + idle) of each is the share of time in
-        which its actors worked, and all busy and idle seconds together are the actors' time. If no
-        stage was busy, `first` waited: the stage at which the actor takes its records up.
+        In proportion to each stage's busy seconds, so that busy / (busy + idle) of each is the
+        share of time in which its actors worked, and all busy and idle seconds together are the
+        actors' time. If no stage was busy, `first` waited: the stage that takes the records in.
         """
         busy_s = sum(stage.busy_s for stage in self.stages.values())
         if busy_s <= 0:

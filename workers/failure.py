@@ -1,4 +1,4 @@
-"""What ends a worker, in words that survive the way to the driver."""
+"""Why a worker ended, as text, because not every error survives pickling."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Finding the row that kills or hangs its process, by notes kept outside the process.
+"""Finds the row that kills or hangs its process, by notes kept outside the process.
 
 Before a micro-batch starts, the ids of its seeds are noted in the run directory. A worker that
-finds such a note when it takes the shard up knows that its predecessor died there:
+finds such a note when it begins the shard knows that its predecessor died there:
 
 * several seeds were in flight: they become *suspects* and run one at a time from now on;
 * one seed was in flight: it gets a *strike*; at two strikes it is quarantined, that is, dropped.

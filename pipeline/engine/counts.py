@@ -1,4 +1,4 @@
-"""How counts of stages look to a person: tables, and what was used in words."""
+"""Counts of stages for a person: tables, and one line for what each stage's backends used."""
 
 from __future__ import annotations
 

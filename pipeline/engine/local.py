@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _SPAWN = multiprocessing.get_context("spawn")
 
 MAX_SILENT_DEATHS = 6
-"""A row is found after three deaths; twice as many without a row done have another cause."""
+"""A row that kills its process is found after three deaths; more have another cause."""
 
 OURS = ("pipeline", "workers", "stages", "schemas")
 """Packages of which all log records are passed on; of others, warnings and errors."""
@@ -72,7 +72,7 @@ def run_local(work: Work, monitor: Monitor) -> None:
 
 
 def _listen(pipe: Connection, monitor: Monitor, left: list[int]) -> bool:
-    """Pass on what the worker says until it is through or dead; whether it counted anything."""
+    """Pass on the worker's messages until it ends or dies; whether it counted anything."""
     heard = False
     while True:
         try:
@@ -95,7 +95,7 @@ def _listen(pipe: Connection, monitor: Monitor, left: list[int]) -> bool:
 
 
 class _Sender(logging.Handler):
-    """Sends messages to the driver, and what is logged here, so that it stands above the table."""
+    """Sends messages and log records to the driver, which prints them above the live table."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__()

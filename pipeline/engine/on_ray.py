@@ -23,13 +23,13 @@ from workers.worker import Group
 log = logging.getLogger(__name__)
 
 THREADS = {"OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THREADS": "1"}
-"""One thread a process: the actors are the parallelism, and threads of their own only collide."""
+"""One thread a process: the actors are the parallelism, and more threads would only compete."""
 
 NODES_S = 20.0
 """How long to wait for the resources of nodes that are just starting."""
 
 Pools = Sequence[tuple[Group, GroupPlacement, int]]
-"""Every group with how it is placed and the least number of its actors."""
+"""Every group with its placement and its least number of actors."""
 
 
 def run_on_ray(work: Work, monitor: Monitor) -> None:
@@ -173,7 +173,7 @@ def start_ray() -> None:
 def _muted_stderr() -> Iterator[None]:
     """Silence what native code writes to standard error: Ray announces its log level there.
 
-    What goes wrong in the block is raised all the same.
+    Errors in the block are still raised.
     """
     sys.stderr.flush()
     saved = os.dup(2)

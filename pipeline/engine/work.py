@@ -60,9 +60,9 @@ class Work:
 def make_groups(
     chains: Sequence[Chain], placement: Placement
 ) -> list[tuple[Group, GroupPlacement]]:
-    """The actor groups that have something to do, in order, with how they are placed.
+    """The actor groups that have stages to run, in order, each with its placement.
 
-    UsageError for limits of time that contradict each other.
+    UsageError for time limits that contradict each other.
     """
     parts = [split(chain, placement) for chain in chains]
     used = [i for i in range(len(placement.groups)) if any(part[i].links for part in parts)]
@@ -84,7 +84,7 @@ def make_groups(
 
 
 def _check_limits(group: Group) -> None:
-    """UsageError where the watchdog would blame a row for what a backend ends by itself."""
+    """UsageError where the watchdog would blame a row for a call that the backend ends itself."""
     for link in (link for chain in group.chains for link in chain.links):
         for backend in link.stage.backends() if isinstance(link.stage, Stage) else ():
             if isinstance(backend, SelfLimited) and backend.call_limit_s >= group.time_limit_s:

@@ -119,13 +119,13 @@ def test_the_main_thread_is_its_own_again_afterwards():
 def test_nothing_moves():
     supervisor = Fed(Left(), placement())
     supervisor.status = StreamStatus({"0-0": COUNTS}, ALIVE, None)
-    said = r"^nothing has moved for 1 s .stall_limit_s of the placement.: every group has an actor"
+    said = r"^nothing has moved for 1 s .stall_limit_s of the placement.: every group has a living actor"
     with pytest.raises(RunError, match=said):
         wait(supervisor)
 
 
 class Moving(Fed):
-    """Another seed is done at every look."""
+    """Another seed is done at every poll."""
 
     def _poll(self) -> StreamStatus:
         self.seeds = getattr(self, "seeds", 0) + 1
@@ -139,7 +139,7 @@ def test_what_moves_is_left_alone():
 @pytest.mark.parametrize(
     ("quiet", "fits", "autoscale", "error", "said"),
     [
-        # A group without actors, and no fits for all: its node was lost.
+        # A group without actors, and not enough resources for all: its node was lost.
         ({0: 9.0, 1: 0.1}, False, False, NodesLostError, "waiting for 0"),
         ({0: 0.1, 1: 9.0}, False, False, NodesLostError, "waiting for 1"),
         # Never heard of: another job holds what it needs, so that smaller pools would not help.
@@ -168,7 +168,7 @@ def test_a_group_whose_work_is_done_may_be_silent():
         {"0-0": COUNTS, "0-1": COUNTS, "1-1": COUNTS}, {0: 9.0, 1: 0.1}, None
     )
     supervisor.fits = False
-    with pytest.raises(RunError, match="every group has an actor that lives"):
+    with pytest.raises(RunError, match="every group has a living actor"):
         wait(supervisor)
 
 
