@@ -119,7 +119,7 @@ def test_the_main_thread_is_its_own_again_afterwards():
 def test_nothing_moves():
     supervisor = Fed(Left(), placement())
     supervisor.status = StreamStatus({"0-0": COUNTS}, ALIVE, None)
-    said = r"^nothing has moved for 1 s .stall_limit_s of the placement.: every group has a living actor"
+    said = r"^nothing has moved for 1 s .stall_limit_s of the placement.: every group has a living"
     with pytest.raises(RunError, match=said):
         wait(supervisor)
 
