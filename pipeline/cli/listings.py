@@ -85,7 +85,10 @@ def list_settings(name: str | None, choice: str | None, stages: Mapping[str, Cho
     if name in ELSEWHERE:
         if choice is not None:
             raise UsageError(f"{name} has no backends, so not {choice!r}")
-        return _block(name, ELSEWHERE[name])
+        of_pairing = {"embedder": stages["embedder"].backends["appearance"]}
+        choice_of = Choice(ELSEWHERE[name], of_pairing if name == "pairing" else {})
+        found = (_with_backends("embedder", key, choice_of) for key in keys(ELSEWHERE[name]))
+        return "\n".join([f"{name}: {first_line(ELSEWHERE[name])}", *map(_key, found)])
     if name not in stages:
         raise UsageError(unknown("stage", name, (*stages, *ELSEWHERE, *_TRAINING)))
     return _stage(name, stages[name]) if choice is None else _backend(name, choice, stages[name])
@@ -101,8 +104,8 @@ def _stage_line(name: str, choice: Choice) -> str:
 
 
 def _stage(name: str, choice: Choice) -> str:
-    all_the, of_a_seed = ("all the ", " of a seed") if _is_group(choice) else ("", "")
-    records = f"{all_the}{choice.stage.consumes.__name__}{of_a_seed}"
+    form = "all {} records of a seed" if _is_group(choice) else "{}"
+    records = form.format(choice.stage.consumes.__name__)
     takes = f"Takes {records}, gives {choice.stage.produces.__name__}."
     found = [_with_backends(name, key, choice) for key in keys(choice.stage)]
     return "\n".join([f"{name}: {first_line(choice.stage)}", takes, *map(_key, found)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from textwrap import dedent
 from typing import Any, NoReturn
@@ -36,7 +37,8 @@ class _Version(argparse.Action):
         """Asks git and the package's metadata, which a command that runs does not need."""
         from pipeline.version import code_version  # noqa: PLC0415
 
-        parser.exit(message=f"nearmiss {code_version()}\n")
+        sys.stdout.write(f"nearmiss {code_version()}\n")
+        parser.exit()
 
 
 class Commands:

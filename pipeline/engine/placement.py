@@ -11,8 +11,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import UsageError
-from pipeline.recipes.build import RecipeBook, describe
-from pipeline.yaml_file import read_yaml
+from pipeline.yaml_file import describe, read_yaml
 from workers.chain import Chain
 
 WASTE = 0.9
@@ -247,9 +246,9 @@ def _gpus(groups: Sequence[GroupPlacement], sizes: Sequence[int]) -> int:
     return whole + len(free)
 
 
-def unknown_stages(book: RecipeBook, placement: Placement) -> Sequence[str]:
-    """Stages that the placement names and the recipe does not have; worth a word to the user."""
-    known = {link.name for recipe in book.recipes for link in recipe.links}
+def unknown_stages(chains: Sequence[Chain], placement: Placement) -> Sequence[str]:
+    """Stages that the placement names and no chain has; worth a warning."""
+    known = {link.name for chain in chains for link in chain.links}
     return sorted(
         {stage for g in placement.groups if g.stages != "rest" for stage in g.stages} - known
     )

@@ -29,7 +29,7 @@ from pipeline.engine.work import make_groups
 from pipeline.errors import UsageError
 from pipeline.inspect.models import backends_of, find, needed_models, size_text, sizes_by_stage
 from pipeline.recipes.build import RecipeBook
-from pipeline.run import make_chains
+from pipeline.recipes.chains import make_chains
 from pipeline.sources import Source
 from schemas.files import Folder
 from stages.read.loader import Loader

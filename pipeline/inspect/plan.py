@@ -9,7 +9,7 @@ from pipeline.engine.placement import GroupPlacement, Placement, pool_sizes
 from pipeline.engine.resources import in_cluster, resources
 from pipeline.engine.work import make_groups
 from pipeline.recipes.build import RecipeBook
-from pipeline.run import make_chains
+from pipeline.recipes.chains import make_chains
 from pipeline.sources import Source
 
 

@@ -137,7 +137,7 @@ def test_a_scan_of_a_moved_input_that_was_interrupted_is_repeated(bench, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.run.write_manifest", interrupted)
+        patch.setattr("pipeline.prepare.write_manifest", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(moved)
     assert run(request) == Exit.COMPLETE

@@ -180,7 +180,7 @@ def test_objects_in_parquet(tmp_path):
 
 def test_parquet_errors(tmp_path):
     path = hub_dataset(tmp_path, 3)
-    fails(path, "no column 'answer'", "question", columns={"chosen": "answer"})
+    fails(path, "unknown column 'answer'", "question", columns={"chosen": "answer"})
     bad = pa.table(
         {"image": ["a"], "chosen": ["x"], "objects": [[{"label": "d", "box": [3, 0, 1, 1]}]]}
     )
