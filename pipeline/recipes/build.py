@@ -216,8 +216,8 @@ def _build(
     defaults = {of_stage.name: of_stage.default for of_stage in fields(choice.stage)}
     for field, backends in choice.backends.items():
         where = f"recipe {recipe}: {key}.{field}"
-        # One that a stage can do without is there if the recipe names it.
-        if settings.get(field) is not None or defaults[field] is not None:
+        # One that a stage can do without is left out if its default, or the recipe, says null.
+        if settings.get(field, defaults[field]) is not None:
             settings[field] = _build_backend(where, backends, settings.get(field))
     _complete(choice.stage, settings)
     stage: AnyStage = _instance(f"recipe {recipe}: {key}", choice.stage, settings)

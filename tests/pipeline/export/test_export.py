@@ -189,7 +189,7 @@ def test_a_photo_is_on_one_side_in_every_run_however_it_is_encoded(tmp_path):
         write_data(Folder.at(url), [0], "test")
         sides.append(sides_of(url, tmp_path / f"out{number}", validation=0.5, seed=3))
         held = Rows.open([url]).split(0.5, 3)[1]
-        assert set(held.pictures) == sides[number]["validation"], "the trainer holds out the same"
+        assert set(held.images) == sides[number]["validation"], "the trainer holds out the same"
     assert sides[0] == sides[1]
     assert not sides[0]["train"] & sides[0]["validation"]
     assert min(map(len, sides[0].values())) >= 2

@@ -13,6 +13,7 @@ from stages.base import Device
 from stages.edit.duplicator import Duplicator
 from stages.edit.inpainter import Inpainter
 from stages.locate.annotated_regions import AnnotatedRegions
+from stages.locate.detections import Detection
 from stages.locate.detector import Detector
 from stages.locate.segmenter import Segmenter
 from stages.pixels import encode_jpeg
@@ -26,6 +27,7 @@ class Models:
     """Finds the boxes it was given, takes an ellipse for each mask, and fills with one colour."""
 
     found: tuple[tuple[str, Box], ...] = ()
+    name: str = "models"
     avoided: list = field(default_factory=list)
 
     def open(self, device):
@@ -35,7 +37,7 @@ class Models:
         pass
 
     def detect(self, images, tags):
-        return [[(name, box, 0.9) for name, box in self.found] for _ in images]
+        return [[Detection(box, {name: 0.9}) for name, box in self.found] for _ in images]
 
     def segment(self, images, boxes):
         rows, cols = np.mgrid[0:SIDE, 0:SIDE] + 0.5
@@ -116,7 +118,7 @@ def test_copies_are_counted_among_detected_things():
             (record,) = segmented(
                 f"{number} on the lawn.", things, Models(), annotated=annotated, unique=False
             )
-            assert len(record.things) == 2
+            assert len(record.known.things) == 2
             assert len(record.others) == 1
             stage = Duplicator()
             stage.open(Device())
