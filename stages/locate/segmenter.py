@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from schemas.geometry import Box, Mask
 from schemas.records import Drop, Grounded, Reason, Region, Segmented
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.pixels import Pixels, decode
 
 
 @runtime_checkable
-class SegmenterBackend(Backend, Protocol):
+class SegmenterModel(Model, Protocol):
     """What finds the pixels of the object in a box."""
 
     def segment(
@@ -37,10 +37,7 @@ class Segmenter(Stage[Grounded, Segmented]):
     the seed is dropped only when none is left.
     """
 
-    consumes: ClassVar[type] = Grounded
-    produces: ClassVar[type] = Segmented
-
-    backend: SegmenterBackend
+    backend: BackendSettings[SegmenterModel]
     """What segments."""
     min_area: Annotated[float, Ge(0), Le(1)] = 0.002
     """Least area of a mask, as a share of the image."""
@@ -60,10 +57,6 @@ class Segmenter(Stage[Grounded, Segmented]):
                     f"no mask can meet both"
                 )
 
-    def backends(self) -> Sequence[Backend]:
-        """The segmenter."""
-        return (self.backend,)
-
     def process(self, batch: Sequence[Grounded]) -> Sequence[Sequence[Segmented] | Drop]:
         """The good regions of each seed, in order, or the drop of its largest region."""
         early = [[self._misfit(record, region) for region in record.regions] for record in batch]
@@ -77,7 +70,7 @@ class Segmenter(Stage[Grounded, Segmented]):
         ]
         asked = [k for k, indices in enumerate(todo) if indices]
         answers = (
-            self.backend.segment(
+            self.loaded(self.backend).segment(
                 [decode(batch[k].seed.image) for k in asked],
                 [[batch[k].regions[i].box for i in todo[k]] for k in asked],
             )
