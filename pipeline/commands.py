@@ -13,13 +13,11 @@ from pipeline.inspect.doctor import doctor
 from pipeline.inspect.models import look
 from pipeline.inspect.plan import plan
 from pipeline.inspect.show import show
-from pipeline.inspect.status import report_facts, status
+from pipeline.inspect.status import status
 from pipeline.recipes.build import load_recipe
-from pipeline.report import write_report
 from pipeline.run import Exit, Request, run
-from pipeline.run_folder.ledger import read_run_info
+from pipeline.run_folder import RunFolder
 from pipeline.sources import Source, open_source
-from schemas.files import Folder
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -49,13 +47,12 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    info = read_run_info(Folder.at(args.run))
-    sys.stdout.write(f"{write_report(args.run, report_facts(info))}\n")
+    sys.stdout.write(f"{RunFolder.open(args.run).write_report()}\n")
     return Exit.COMPLETE
 
 
 def _show(args: argparse.Namespace) -> int:
-    facts = report_facts(read_run_info(Folder.at(args.run)))
+    facts = RunFolder.open(args.run).info.report_facts()
     try:
         text = show(args.run, args.pair_id, facts=facts, images_to=args.images_to)
         sys.stdout.write(text + "\n")

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from schemas.geometry import Box, Mask
+from schemas.known import Known, Thing
+from schemas.known import Region as Region  # noqa: PLC0414  # read with the records
 from schemas.reasons import Reason as Reason  # noqa: PLC0414  # read with the records
 
 Bytes = bytes
@@ -75,22 +76,6 @@ class Image:
     """The file's content (JPEG, PNG, ...), never decoded pixels."""
     path: str | None = None
     """File name or URL it came from; for people only, never opened again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A labelled part of an image."""
-
-    label: str
-    """What it is, as annotated or detected: "red stool"."""
-    box: Box
-    """xyxy pixels of the image of the record that holds the region."""
-    mask: Mask | None = None
-    """Its pixels, where somebody segmented it."""
-    attributes: tuple[str, ...] = ()
-    """Annotated properties: ("red", "wooden")."""
-    score: float | None = None
-    """The detector's confidence in [0, 1]; None for an annotation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,32 +200,42 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
-    """A seed and the regions worth changing."""
+    """A seed, what is known to be in its image, and which of it is worth changing."""
 
     seed: Seed
     """The seed."""
-    regions: tuple[Region, ...]
-    """At least one region that the answer speaks of; pixels of `seed.image`."""
-    things: tuple[Region, ...]
-    """All that is known to be in the image, annotated or else found: `regions` and what is not
-    worth changing, each thing once."""
+    known: Known
+    """All that is annotated, or else found; pixels of `seed.image`."""
+    targets: tuple[int, ...]
+    """At least one thing that the answer speaks of, as an index into `known`; the best first."""
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The targets, as pairs hold them."""
+        return tuple(self.known.things[i].region for i in self.targets)
 
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """One region of a seed with its mask. A segmenter fans a `Grounded` out into these."""
+    """One target of a seed with its mask. A segmenter fans a `Grounded` out into these."""
 
     seed: Seed
     """The seed."""
-    region: Region
-    """The region to change; `mask` is set and has the size of `seed.image`."""
-    things: tuple[Region, ...]
-    """As in `Grounded`, without the masks that were found since."""
+    known: Known
+    """As in `Grounded`, with the masks that were found since."""
+    target: int
+    """Index of the thing to change; its `mask` is set and has the size of `seed.image`."""
 
     @property
-    def others(self) -> tuple[Region, ...]:
-        """The things but for the region itself: those with another box."""
-        return tuple(thing for thing in self.things if thing.box != self.region.box)
+    def region(self) -> Region:
+        """The target, as pairs hold it."""
+        return self.known.things[self.target].region
+
+    @property
+    def others(self) -> tuple[Thing, ...]:
+        """The other things: those with another box, for the same box is the same thing."""
+        own = self.known.things[self.target].box
+        return tuple(thing for thing in self.known.others(self.target) if thing.box != own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ def difference(stage: str, plain: Any, ours: Any) -> str:
         case "detector":
             lost = sum(abs(len(a) - len(b)) for a, b in zip(plain, ours, strict=True))
             pairs = zip(_flat(plain), _flat(ours), strict=False)
-            apart = max((np.abs(np.subtract(a[1], b[1])).max() for a, b in pairs), default=0.0)
+            apart = max((np.abs(np.subtract(a.box, b.box)).max() for a, b in pairs), default=0.0)
             return f"{lost} boxes, {apart:.0e} px; one image at a time, same prompts"
         case "segmenter":
             share = [np.mean(a != b) for a, b in zip(_flat(plain), _flat(ours), strict=True)]

@@ -1,4 +1,4 @@
-"""The model files that a recipe needs: which, where, how large, and fetching them.
+"""The model files that a recipe needs: which, where, how large; fetches them on request.
 
 Knows ids and paths; needs no torch. `python -m pipeline models list|pull RECIPE`.
 """
@@ -34,8 +34,8 @@ class Needed:
     def pinned(self) -> bool:
         """Whether no revision is left open: a commit is given, or a path, which has none.
 
-        What lies at a path is its owner's matter: nobody says that it is the same elsewhere, and of
-        weights nobody looks. Of small files that decide rows a run remembers the content.
+        A path's content is not checked: whoever put it there must keep it the same on every
+        machine. Of small files that decide rows a run remembers the content id.
         """
         revision = self.checkpoint.revision or ""
         return self.checkpoint.on_disk or bool(_COMMIT.fullmatch(revision))

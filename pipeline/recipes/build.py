@@ -7,7 +7,6 @@ listed in `table.py`, and what a user adds to it in `plugins.py`.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -22,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pipeline.errors import UsageError
 from pipeline.recipes.pairing import Pairing
 from pipeline.recipes.table import STAGES, Choice
-from pipeline.yaml_file import read_yaml
+from pipeline.yaml_file import describe, read_yaml
 from schemas.ids import content_id
-from schemas.names import keys_of, unknown, unknown_key
+from schemas.names import keys_of, unknown
 from schemas.records import SeedRef, SpannedCandidate
 from workers.chain import AnyStage, Link
 from workers.plugin import plugins_of
@@ -212,8 +211,8 @@ def _build(
     defaults = {of_stage.name: of_stage.default for of_stage in fields(choice.stage)}
     for field, backends in choice.backends.items():
         where = f"recipe {recipe}: {key}.{field}"
-        # One that a stage can do without is there if the recipe names it.
-        if settings.get(field) is not None or defaults[field] is not None:
+        # One that a stage can do without is left out if its default, or the recipe, says null.
+        if settings.get(field, defaults[field]) is not None:
             settings[field] = _build_backend(where, backends, settings.get(field))
     _complete(choice.stage, settings)
     stage: AnyStage = _instance(f"recipe {recipe}: {key}", choice.stage, settings)
@@ -255,32 +254,6 @@ def _instance(where: str, cls: type[Any], settings: Mapping[str, Any]) -> Any:
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error, cls)}") from None
-
-
-def describe(error: ValidationError, settings: type[Any]) -> str:
-    """A validation error in one line: each field, what is wrong with it, and the value.
-
-    `settings` is the class that was to be made, whose keys an unknown one is held against.
-    """
-    parts = []
-    for item in error.errors():
-        if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            inside = ".".join(str(x) for x in item["loc"][:-1])
-            parts.append(f"{inside and inside + ': '}{unknown_key(settings, item['loc'])}")
-            continue
-        place = ".".join(str(x) for x in item["loc"]) or "value"
-        # A check over several settings has said which value is wrong; the others are not shown,
-        # nor is what may be a secret.
-        own_words = item["type"] == "value_error" and not isinstance(
-            item["input"], str | int | float
-        )
-        hidden = own_words or _SECRET.search(place)
-        shown = "" if hidden else f" (got {item['input']!r:.80})"
-        parts.append(f"{place}: {item['msg']}{shown}")
-    return "; ".join(parts)
-
-
-_SECRET = re.compile("key|token|secret|password|url", re.IGNORECASE)
 
 
 def _check_types(recipe: str, links: Sequence[Link]) -> None:

@@ -120,7 +120,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
             return Drop(Reason.NO_COUNT_WORD, f'"{counted.opener.text}" is not taken for one')
         present = [
             other
-            for other in record.things
+            for other in record.known.things
             if wording.refers_to(counted, other.label, other.attributes)
         ]
         twice = any(a.box.iou(b.box) > 0.5 for a, b in itertools.combinations(present, 2))

@@ -17,6 +17,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from schemas.geometry import Box, Mask
+from schemas.known import Thing
 from schemas.records import Candidate, Contrast, Drop, Kind, Reason, Region, Segmented
 from stages import wording
 from stages.base import Backend, Device, Stage
@@ -154,7 +155,7 @@ def _is_plural(name: str) -> bool:
     return head == "people" or wording.is_plural(head)
 
 
-def _is_twin(other: Region, region: Region) -> bool:
+def _is_twin(other: Thing, region: Region) -> bool:
     """Another object that the region's label fits ("stool" fits a "red stool").
 
     A box that overlaps by half is taken for the same object annotated twice.

@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from schemas.ids import row_seed
+from schemas.known import Thing
 from schemas.records import (
     Candidate,
     Contrast,
@@ -282,7 +283,7 @@ def _said_elsewhere(text: str, noun: str, name: str, spans: Sequence[Span]) -> b
     return False
 
 
-def _mentions(text: str, region: Region) -> list[wording.Mention]:
+def _mentions(text: str, region: Region | Thing) -> list[wording.Mention]:
     return [
         mention
         for mention in wording.find_mentions(text, region.label)

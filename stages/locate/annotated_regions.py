@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from schemas.known import Known
 from schemas.records import Drop, Grounded, Reason, Seed
 from stages import wording
 from stages.base import Device, RecordStage
@@ -24,5 +25,6 @@ class AnnotatedRegions(RegionLimits, RecordStage[Seed, Grounded]):
         """The regions worth changing, best first, or why there is none."""
         if not record.regions:
             return Drop(Reason.NO_REGION, "no region is annotated")
-        kept = self.worth_changing(record, record.regions)
-        return kept if isinstance(kept, Drop) else [Grounded(record, tuple(kept), record.regions)]
+        known = Known.annotated(record.regions)
+        targets = self.worth_changing(record, known)
+        return targets if isinstance(targets, Drop) else [Grounded(record, known, targets)]

@@ -23,7 +23,7 @@ from pipeline.__main__ import _parser
 from pipeline.engine.placement import Placement, load_placement, pool_sizes, split
 from pipeline.errors import UsageError
 from pipeline.recipes.build import load_recipe, shipped_recipes
-from pipeline.run import make_chains
+from pipeline.recipes.chains import make_chains
 from schemas.records import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]

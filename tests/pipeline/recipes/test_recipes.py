@@ -200,6 +200,8 @@ def test_set_reaches_a_backend():
     book = load_recipe("removal-cpu", ["inpainter.backend.rounds=3"])
     assert setting(book, "removal-cpu", "inpainter", "backend", "name") == "patchmatch"
     assert setting(book, "removal-cpu", "inpainter", "backend", "rounds") == 3
+    book = load_recipe("removal-cpu", ["segmenter.backend=null"])
+    assert setting(book, "removal-cpu", "segmenter", "backend") is None
 
 
 def test_set_reaches_into_nested_settings():
@@ -251,6 +253,7 @@ def test_set_of_the_shard_size():
             ["flop.loader.max_side=1", "did you mean flip?", "removal-cpu"],
         ),
         ("removal-cpu", "inpainter.backend=magic", ["inpainter.backend", "'magic'", "telea"]),
+        ("removal-cpu", "inpainter.backend=null", ["inpainter: backend", "InpainterBackend"]),
         (
             "removal-cpu",
             "double_threshold.limits.thing.max_detail=0.1",

@@ -14,6 +14,7 @@ from stages.base import CpuBackend, Device
 from stages.edit.duplicator import Duplicator
 from stages.edit.inpainter import Inpainter
 from stages.locate.annotated_regions import AnnotatedRegions
+from stages.locate.detections import Detection
 from stages.locate.detector import Detector
 from stages.locate.segmenter import Segmenter
 from stages.pixels import encode_jpeg
@@ -32,7 +33,7 @@ class Models(CpuBackend):
     avoided: list = field(default_factory=list)
 
     def detect(self, images, tags):
-        return [[(name, box, 0.9) for name, box in self.found] for _ in images]
+        return [[Detection(box, {name: 0.9}) for name, box in self.found] for _ in images]
 
     def segment(self, images, boxes):
         rows, cols = np.mgrid[0:SIDE, 0:SIDE] + 0.5
@@ -113,7 +114,7 @@ def test_copies_are_counted_among_detected_things():
             (record,) = segmented(
                 f"{number} on the lawn.", things, Models(), annotated=annotated, unique=False
             )
-            assert len(record.things) == 2
+            assert len(record.known.things) == 2
             assert len(record.others) == 1
             stage = Duplicator()
             stage.open(Device())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fakes.opened import opened
 from schemas.geometry import Box, Mask
+from schemas.known import Known
 from schemas.records import Drop, Grounded, Reason, Region, Seed
 from stages.backends.locate.grabcut import GrabCut
 from stages.base import BackendSettings, CpuBackend, Device
@@ -48,7 +49,8 @@ def grounded(pixels, *boxes, masks=None):
     regions = tuple(
         Region(f"thing {i}", box, masks[i] if masks else None) for i, box in enumerate(boxes)
     )
-    return Grounded(seed_of(pixels, regions), regions, regions)
+    everything = tuple(range(len(regions)))
+    return Grounded(seed_of(pixels, regions), Known.annotated(regions), everything)
 
 
 def iou(one, other):
@@ -181,6 +183,19 @@ def test_annotated_masks_pass_and_only_the_rest_is_asked_for():
     assert [len(o) for o in outcomes] == [1, 2]
     assert outcomes[0][0].region.mask == given_mask
     assert backend.calls == [[1]]
+
+
+def test_without_a_backend_masks_that_are_there_pass_and_boxes_are_left_out():
+    pixels, truth, box = scene(10)
+    mask = Mask.from_array(truth)
+    stage = Segmenter(None)
+    stage.open(Device())
+    kept, dropped = stage.process(
+        [grounded(pixels, box, box, masks=[None, mask]), grounded(pixels, box)]
+    )
+    assert [(s.target, s.region.mask) for s in kept] == [(1, mask)]
+    assert dropped.reason is Reason.BAD_SEGMENTATION
+    assert "thing 0: only its box is known" in dropped.detail
 
 
 def test_good_regions_survive_bad_ones():
