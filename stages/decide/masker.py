@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from schemas.records import Drop, Reason, SpannedCandidate, VerifiedCandidate
 from stages.base import RecordStage
@@ -20,13 +19,10 @@ class Masker(RecordStage[VerifiedCandidate, SpannedCandidate]):
     nothing in it can be preferred; a `rejected` that does has no spans.
     """
 
-    consumes: ClassVar[type] = VerifiedCandidate
-    produces: ClassVar[type] = SpannedCandidate
-
     def process_one(self, record: VerifiedCandidate) -> Sequence[SpannedCandidate] | Drop:
         """The candidate with its spans, or a drop where the words are the same."""
         candidate = record.candidate
-        chosen, rejected = candidate.seed.chosen, candidate.seed.rejected
+        chosen, rejected = candidate.texts.chosen, candidate.texts.rejected
         of_rejected = None
         if rejected is not None:
             _, of_rejected = difference(chosen, rejected) or ((), ())

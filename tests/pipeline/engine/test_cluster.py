@@ -118,7 +118,7 @@ def a_node_each(cluster, monkeypatch) -> list[Any]:
         return plain(*args, scheduling_strategy=where, **more)
 
     monkeypatch.setattr(ray.data.Dataset, "map_batches", on_its_node)
-    monkeypatch.setattr("pipeline.engine.ray_watch.SILENT_S", 10.0)
+    monkeypatch.setattr("pipeline.engine.supervisor.SILENT_S", 10.0)
     return nodes
 
 
