@@ -27,7 +27,7 @@ class Masker(RecordStage[VerifiedCandidate, SpannedCandidate]):
         candidate = record.candidate
         if candidate.counterfactual is None:
             return [SpannedCandidate(record, (), ())]
-        spans = difference(candidate.seed.chosen, candidate.counterfactual)
+        spans = difference(candidate.texts.chosen, candidate.counterfactual)
         if spans is None:
             return Drop(
                 Reason.NO_TEXT_DIFFERENCE, "the counterfactual has the same words as the answer"
