@@ -92,7 +92,7 @@ class Plan:
     probes: int
     """Scenes of each kind for the probe, and for each set of questions."""
     rate: float
-    """Learning rate of the runs."""
+    """Trainable rate of the runs."""
     epochs: int
     """Their length."""
 

@@ -44,16 +44,16 @@ class ViewLogProbs(nn.Module):
     as few passes as `PASS_TOKENS` allows, rows of like length in one pass.
     """
 
-    def __init__(self, learner: Any, *, pass_tokens: int = PASS_TOKENS) -> None:
-        """`learner` is a model of a known family, or peft's wrapping of one."""
+    def __init__(self, policy: Any, *, pass_tokens: int = PASS_TOKENS) -> None:
+        """`policy` is a model of a known family, or peft's wrapping of one."""
         super().__init__()
-        self.learner: Any = learner
-        self.family = family_of(_base(learner).config)
+        self.policy: Any = policy
+        self.family = family_of(_base(policy).config)
         self.pass_tokens = pass_tokens
 
     def forward(self, batch: Batch) -> dict[View, Tensor]:
         """The table of a batch on the model's device."""
-        base, family = _base(self.learner), self.family
+        base, family = _base(self.policy), self.family
         inner, head = base.model, base.get_output_embeddings()
         passes = _passes(batch.packed, self.pass_tokens)
         groups = _image_calls(family, inner, batch)
@@ -98,12 +98,12 @@ class ViewLogProbs(nn.Module):
         return tuple(most.tolist())
 
 
-def shares_prompts(learner: Any) -> bool:
+def shares_prompts(policy: Any) -> bool:
     """Whether the model's attention takes the masks of token trees (`trainer.data.packing`).
 
     FlashAttention takes none but causal ones, and a sliding window would be lost in them.
     """
-    base = _base(learner)
+    base = _base(policy)
     config = family_of(base.config).text_model(base.model).config
     layers = getattr(config, "layer_types", None) or []
     window = getattr(config, "sliding_window", None)
@@ -128,9 +128,9 @@ def token_log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _base(learner: Any) -> Any:
+def _base(policy: Any) -> Any:
     """The model itself, where peft has wrapped it."""
-    return learner.get_base_model() if hasattr(learner, "peft_config") else learner
+    return policy.get_base_model() if hasattr(policy, "peft_config") else policy
 
 
 def _log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def _image_calls(family: type[Family], inner: PreTrainedModel, batch: Batch) -> 
     """Images by call of the tower; none where this model has encoded the batch before."""
     if id(inner) in batch.features:
         return []
-    at_once = None if family.encoder_learns(inner) else PATCHES_AT_ONCE
+    at_once = None if family.encoder_trains(inner) else PATCHES_AT_ONCE
     patches = [image.num_patches for image in batch.images]
     return calls(patches, [image.alone for image in batch.images], at_once=at_once)
 
@@ -206,7 +206,7 @@ def _encode(
     found = batch.features.get(id(inner))
     if found is None:
         found = encode(family, inner, batch.image_tensors(), groups)
-        if not family.encoder_learns(inner):
+        if not family.encoder_trains(inner):
             batch.features[id(inner)] = found
     return found
 
