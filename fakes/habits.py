@@ -334,9 +334,10 @@ class Reader:
     def __init__(self, family: Family, scenes: Sequence[Asked]) -> None:
         """Make pixels once."""
         self.pixels = pixels_of([one.scene for one in scenes])
-        num_tokens = family.config.image_seq_length
+        token = family.processor.image_token_id
+        placeholders = np.full(family.config.image_seq_length, token)
         # There are few questions, and templates are slow.
-        self.prompt = cache(lambda text, n: family.prompt(text, [num_tokens] * n).ids)
+        self.prompt = cache(lambda text, n: family.prompt(text, [placeholders] * n).ids)
         self.answer = cache(lambda text: family.answer(text).ids)
 
     def batch(self, rows: Sequence[Lesson]) -> tuple[dict[str, Tensor], Tensor]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from pipeline.errors import UsageError
+from schemas.names import unknown_key
+
+_SECRET = re.compile("key|token|secret|password|url", re.IGNORECASE)
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,3 +42,26 @@ def read_yaml(what: str, path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         message = " ".join(str(error).split())
         raise UsageError(f"{what} file {path} is not valid YAML: {message}") from None
+
+
+def describe(error: ValidationError, settings: type[Any]) -> str:
+    """A validation error in one line: each field, what is wrong with it, and the value.
+
+    `settings` is the class that was to be made, whose keys an unknown one is held against.
+    """
+    parts = []
+    for item in error.errors():
+        if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            inside = ".".join(str(x) for x in item["loc"][:-1])
+            parts.append(f"{inside and inside + ': '}{unknown_key(settings, item['loc'])}")
+            continue
+        place = ".".join(str(x) for x in item["loc"]) or "value"
+        # A check over several settings has said which value is wrong; the others are not shown,
+        # nor is what may be a secret.
+        own_words = item["type"] == "value_error" and not isinstance(
+            item["input"], str | int | float
+        )
+        hidden = own_words or _SECRET.search(place)
+        shown = "" if hidden else f" (got {item['input']!r:.80})"
+        parts.append(f"{place}: {item['msg']}{shown}")
+    return "; ".join(parts)

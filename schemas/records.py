@@ -10,7 +10,7 @@
     ScoredCandidate -verifier-> VerifiedCandidate -selector-> VerifiedCandidate
     VerifiedCandidate -masker-> SpannedCandidate -> Pair
 
-Those between a seed and its candidate that language models write are in `drafts.py`. A record that
+Those between a seed and its candidate that language models write are in `texts.py`. A record that
 leaves the flow early becomes a `Drop`. `outcomes.py` flattens whatever came last into the columns
 of `Pair`, so that a dropped row is kept with all that was known about it.
 """
@@ -22,7 +22,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from schemas.geometry import Box, Mask
+from schemas.known import Known, Thing
+from schemas.known import Region as Region  # noqa: PLC0414  # read with the records
+from schemas.provenance import Provenance as Provenance  # noqa: PLC0414  # read with the records
+from schemas.provenance import Step as Step  # noqa: PLC0414  # read with the records
 from schemas.reasons import Reason as Reason  # noqa: PLC0414  # read with the records
 
 Bytes = bytes
@@ -75,22 +78,6 @@ class Image:
     """The file's content (JPEG, PNG, ...), never decoded pixels."""
     path: str | None = None
     """File name or URL it came from; for people only, never opened again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A labelled part of an image."""
-
-    label: str
-    """What it is, as annotated or detected: "red stool"."""
-    box: Box
-    """xyxy pixels of the image of the record that holds the region."""
-    mask: Mask | None = None
-    """Its pixels, where somebody segmented it."""
-    attributes: tuple[str, ...] = ()
-    """Annotated properties: ("red", "wooden")."""
-    score: float | None = None
-    """The detector's confidence in [0, 1]; None for an annotation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,32 +202,42 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
-    """A seed and the regions worth changing."""
+    """A seed, what is known to be in its image, and which of it is worth changing."""
 
     seed: Seed
     """The seed."""
-    regions: tuple[Region, ...]
-    """At least one region that the answer speaks of; pixels of `seed.image`."""
-    things: tuple[Region, ...]
-    """All that is known to be in the image, annotated or else found: `regions` and what is not
-    worth changing, each thing once."""
+    known: Known
+    """All that is annotated, or else found; pixels of `seed.image`."""
+    targets: tuple[int, ...]
+    """At least one thing that the answer speaks of, as an index into `known`; the best first."""
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The targets, as pairs hold them."""
+        return tuple(self.known.things[i].region for i in self.targets)
 
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """One region of a seed with its mask. A segmenter fans a `Grounded` out into these."""
+    """One target of a seed with its mask. A segmenter fans a `Grounded` out into these."""
 
     seed: Seed
     """The seed."""
-    region: Region
-    """The region to change; `mask` is set and has the size of `seed.image`."""
-    things: tuple[Region, ...]
-    """As in `Grounded`, without the masks that were found since."""
+    known: Known
+    """As in `Grounded`, with the masks that were found since."""
+    target: int
+    """Index of the thing to change; its `mask` is set and has the size of `seed.image`."""
 
     @property
-    def others(self) -> tuple[Region, ...]:
-        """The things but for the region itself: those with another box."""
-        return tuple(thing for thing in self.things if thing.box != self.region.box)
+    def region(self) -> Region:
+        """The target, as pairs hold it."""
+        return self.known.things[self.target].region
+
+    @property
+    def others(self) -> tuple[Thing, ...]:
+        """The other things: those with another box, for the same box is the same thing."""
+        own = self.known.things[self.target].box
+        return tuple(thing for thing in self.known.others(self.target) if thing.box != own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +255,18 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """The user's turn of a pair and the answers to it; `Pair` says what each of them is."""
+
+    prompt: str
+    """As in `Pair`."""
+    chosen: str
+    """As in `Pair`."""
+    rejected: str | None
+    """As in `Pair`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An original and its near miss, not yet judged. Every generator ends here."""
 
@@ -270,11 +279,18 @@ class Candidate:
     chosen_image: Image
     """The original; same pixel size, codec and quality as `rejected_image`."""
     rejected_image: Image
-    """The near miss: `seed.chosen` is false of it."""
+    """The near miss: `texts.chosen` is false of it."""
     counterfactual: str | None
     """An answer true of `rejected_image`; None where the recipe has no way to write one."""
     params: Mapping[str, str]
     """What was drawn or decided for this row alone: {"color": "blue", "offset": "41,-3"}."""
+    written: Texts | None = None
+    """Texts that a stage wrote to stand in for the seed's; None where the seed's own are used."""
+
+    @property
+    def texts(self) -> Texts:
+        """The texts of the pair: those that were written, else the seed's."""
+        return self.written or Texts(self.seed.prompt, self.seed.chosen, self.seed.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,37 +334,9 @@ class SpannedCandidate:
     verified: VerifiedCandidate
     """The verified candidate."""
     chosen_spans: tuple[Span, ...]
-    """Where `seed.chosen` differs from the counterfactual."""
+    """Where `texts.chosen` differs from the counterfactual."""
     counterfactual_spans: tuple[Span, ...]
-    """Where the counterfactual differs from `seed.chosen`; () without a counterfactual."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One stage of the chain that made a row."""
-
-    stage: str
-    """Stage name in the recipe."""
-    settings: str
-    """Its backend and settings, as canonical JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """How a row came to be; with the input row it is enough to make the row again."""
-
-    recipe_digest: str
-    """Content id of the validated recipe, defaults included."""
-    run_seed: int
-    """The run's seed."""
-    schema_version: int
-    """`SCHEMA_VERSION` of the code that wrote the row."""
-    code_version: str
-    """Version of this project, with the commit where it is known."""
-    steps: tuple[Step, ...]
-    """The chain, in order."""
-    params: Mapping[str, str]
-    """`Candidate.params`."""
+    """Where the counterfactual differs from `texts.chosen`; () without a counterfactual."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,6 @@ from schemas.ids import content_id
 from trainer.errors import UsageError
 from trainer.losses import Loss
 
-LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
-"""Attention and MLP projections of the language model in every family, and none of the vision
-tower: the suffixes alone, which the papers' code gives, would hit the tower's attention, too."""
-
 _Frozen = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -41,8 +37,9 @@ class Lora(BaseModel):
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout before the adapters. 0 in the preference stage: IC-VCO declares 0.05, but TRL turns
     it off (`disable_dropout`)."""
-    targets: str = LANGUAGE_MODEL
-    """Regular expression that a module's whole name must match."""
+    targets: str | None = None
+    """Regular expression that a module's whole name must match; null for the attention and MLP
+    projections of the language model (`Family.adapter_targets`)."""
 
 
 class Full(BaseModel):

@@ -12,7 +12,7 @@ from pipeline.demo.scenes import write_scenes
 from pipeline.engine.placement import GroupPlacement, Placement
 from pipeline.engine.work import Work
 from pipeline.recipes.build import load_recipe
-from pipeline.run import make_chains
+from pipeline.recipes.chains import make_chains
 from pipeline.sources import open_source, write_manifest
 from schemas.files import Folder
 from workers.worker import Assignment

@@ -40,11 +40,10 @@ from transformers import (
 from schemas.records import Contrast, Image, Kind, Span
 from trainer.data.batches import Batch, BatchBuilder
 from trainer.data.rows import Row
-from trainer.families import Family
-from trainer.families.kinds import kind_of
+from trainer.families import Family, family_of
 from trainer.model.logprobs import ViewLogProbs
 from trainer.model.reference import adapters_off
-from trainer.settings import LANGUAGE_MODEL, Source, load_settings
+from trainer.settings import Source, load_settings
 
 MIB = 2**20
 LOSSES = ("dpo", "adavip", "mdpo", "ovip", "symmpo", "svco", "icvco")
@@ -159,7 +158,7 @@ def make_family(size: str) -> Family:
         vision_feature_select_strategy="full",
         chat_template=template,
     )
-    return Family(size, kind_of(config, size), config, processor, vocabulary["<|im_end|>"])
+    return family_of(config)(size, config, processor, vocabulary["<|im_end|>"])
 
 
 def make_learner(config: object, device: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -170,14 +169,16 @@ def make_learner(config: object, device: str, dtype: torch.dtype) -> torch.nn.Mo
         model = LlavaForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    lora = LoraConfig(r=64, target_modules=LANGUAGE_MODEL, init_lora_weights=False)
+    lora = LoraConfig(
+        r=64, target_modules=family_of(config).adapter_targets(), init_lora_weights=False
+    )
     return get_peft_model(model, lora).train()
 
 
 def plain_table(learner: torch.nn.Module, batch: Batch) -> dict[object, torch.Tensor]:
     """Every view its own forward, with all logits."""
     table = {}
-    first = np.cumsum([0, *(image.count for image in batch.images)])
+    first = np.cumsum([0, *(image.entries["pixel_values"] for image in batch.images)])
     device = batch.device
     for number, view in enumerate(batch.views):
         cells = [row * len(batch.views) + number for row in range(len(batch))]

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers.trainers import BpeTrainer
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -27,7 +25,6 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
@@ -37,30 +34,17 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-FAMILIES = (
-    "llava-1.5",
-    "llava-next",
-    "llava-interleave",
-    "llava-onevision",
-    "qwen2.5-vl",
-    "qwen3-vl",
+from fakes.tiny.idefics3 import idefics3, idefics3_tokenizer
+from fakes.tiny.internvl import internvl, internvl_tokenizer
+from fakes.tiny.texts import (
+    HIDDEN,
+    PATCH,
+    SIDE,
+    SPREAD,
+    byte_level_tokenizer,
+    sentencepiece_tokenizer,
+    text_settings,
 )
-
-SIDE = 32
-"""Pixels of the vision towers."""
-PATCH = 8
-HIDDEN = 32
-# Wider than the libraries' 0.02, so that answers depend on the image.
-SPREAD = 0.25
-
-CORPUS = [
-    "The ring is purple. The ring is red. What colour is the ring?",
-    "A blue circle lies on the left side, an orange star on the right side.",
-    "How many shapes of each kind are there? There is one yellow ring. There are two.",
-    "Describe the image. An orange circle, a yellow ring and a purple triangle lie there.",
-    "Where are the shapes? On the left there is an orange triangle, on the right a green square.",
-    "Answer for the first image. Answer for the second image. USER ASSISTANT user assistant system",
-]
 
 VICUNA = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -85,96 +69,6 @@ QWEN = (
     + CHATML.replace("'<image>'", "'<|vision_start|><|image_pad|><|vision_end|>'")
 )
 
-BYTE_LEVEL_SPECIALS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<image>",
-    "<video>",
-)
-
-
-def byte_level_tokenizer(vocabulary: int = 400) -> PreTrainedTokenizerFast:
-    """As Qwen's: byte-level BPE, no token at the start."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=vocabulary,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=list(BYTE_LEVEL_SPECIALS),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(BYTE_LEVEL_SPECIALS[1:]),
-    )
-
-
-def sentencepiece_tokenizer(vocabulary: int = 500) -> PreTrainedTokenizerFast:
-    """As LLaMA's: pieces that carry their space, unknown characters as bytes, <s> at the start."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = BpeTrainer(
-        vocab_size=vocabulary,
-        initial_alphabet=list(".,?:"),
-        special_tokens=["<unk>", "<s>", "</s>", "<image>", "<pad>", *fallback],
-        show_progress=False,
-    )
-    # LLaMA's merges never cross words, though its normaliser has no words.
-    words = [word.strip(".,?") for line in CORPUS for word in line.split(" ")]
-    tokenizer.train_from_iterator(words, trainer)
-    start = tokenizer.token_to_id("<s>")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", start)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        additional_special_tokens=["<image>"],
-    )
-
-
-def _text(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": HIDDEN,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "initializer_range": SPREAD,
-        "tie_word_embeddings": False,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        **more,
-    }
-
-
 _VISION = {
     "hidden_size": HIDDEN,
     "intermediate_size": 64,
@@ -192,7 +86,7 @@ _PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 def _llava(tokenizer: Any, text: Any) -> tuple[Any, Any]:
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**_VISION).to_dict(),
-        text_config=LlamaConfig(**_text(tokenizer, **text)).to_dict(),
+        text_config=LlamaConfig(**text_settings(tokenizer, **text)).to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=_PATCHES,
     )
@@ -211,7 +105,7 @@ def _llava(tokenizer: Any, text: Any) -> tuple[Any, Any]:
 def _interleave(tokenizer: Any, text: Any) -> tuple[Any, Any]:
     config = LlavaConfig(
         vision_config=SiglipVisionConfig(**_VISION, vision_use_head=False).to_dict(),
-        text_config=Qwen2Config(**_text(tokenizer, **text)).to_dict(),
+        text_config=Qwen2Config(**text_settings(tokenizer, **text)).to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=_PATCHES,
         vision_feature_select_strategy="full",
@@ -230,7 +124,7 @@ def _interleave(tokenizer: Any, text: Any) -> tuple[Any, Any]:
 def _next(tokenizer: Any, text: Any) -> tuple[Any, Any]:
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**_VISION).to_dict(),
-        text_config=LlamaConfig(**_text(tokenizer, **text)).to_dict(),
+        text_config=LlamaConfig(**text_settings(tokenizer, **text)).to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=_PATCHES,
         image_grid_pinpoints=_PINPOINTS,
@@ -255,7 +149,7 @@ def _onevision(tokenizer: Any, text: Any) -> tuple[Any, Any]:
 
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**_VISION, vision_use_head=False).to_dict(),
-        text_config=Qwen2Config(**_text(tokenizer, **text)).to_dict(),
+        text_config=Qwen2Config(**text_settings(tokenizer, **text)).to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=_PINPOINTS,
@@ -298,7 +192,7 @@ def _qwen25(tokenizer: Any, text: Any) -> tuple[Any, Any]:
 
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     config = Qwen2_5_VLConfig(
-        text_config=_text(tokenizer, rope_parameters=rope, **text),
+        text_config=text_settings(tokenizer, rope_parameters=rope, **text),
         vision_config={
             "depth": 2,
             "hidden_size": HIDDEN,
@@ -323,7 +217,7 @@ def _qwen3(tokenizer: Any, text: Any) -> tuple[Any, Any]:
 
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     config = Qwen3VLConfig(
-        text_config=_text(tokenizer, rope_parameters=rope, **{"head_dim": 8, **text}),
+        text_config=text_settings(tokenizer, rope_parameters=rope, **{"head_dim": 8, **text}),
         vision_config={
             "depth": 3,
             "hidden_size": HIDDEN,
@@ -350,7 +244,10 @@ _BUILDERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "llava-onevision": (_onevision, byte_level_tokenizer),
     "qwen2.5-vl": (_qwen25, byte_level_tokenizer),
     "qwen3-vl": (_qwen3, byte_level_tokenizer),
+    "internvl": (internvl, internvl_tokenizer),
+    "idefics3": (idefics3, idefics3_tokenizer),
 }
+FAMILIES = tuple(_BUILDERS)
 
 
 def save_vlm(folder: Path, family: str, seed: int = 0, **text: Any) -> Path:

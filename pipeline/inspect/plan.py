@@ -9,7 +9,7 @@ from pipeline.engine.placement import GroupPlacement, Placement, pool_sizes
 from pipeline.engine.resources import in_cluster, resources
 from pipeline.engine.work import make_groups
 from pipeline.recipes.build import RecipeBook
-from pipeline.run import make_chains
+from pipeline.recipes.chains import make_chains
 from pipeline.sources import Source
 
 
@@ -50,7 +50,7 @@ def plan(book: RecipeBook, placement: Placement, source: Source, limit: int | No
 
 
 def _against_the_cluster(placement: Placement, used: Sequence[GroupPlacement], shards: int) -> str:
-    """Actors of every group that has something to do, in the cluster that RAY_ADDRESS names.
+    """Actors of every group that has stages to run, in the cluster that RAY_ADDRESS names.
 
     UsageError if they do not fit.
     """

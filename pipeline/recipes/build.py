@@ -7,7 +7,6 @@ listed in `table.py`, and what a user adds to it in `plugins.py`.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -22,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pipeline.errors import UsageError
 from pipeline.recipes.pairing import Pairing
 from pipeline.recipes.table import STAGES, Choice
-from pipeline.yaml_file import read_yaml
+from pipeline.yaml_file import describe, read_yaml
 from schemas.ids import content_id
-from schemas.names import keys_of, unknown, unknown_key
-from schemas.records import SeedRef, SpannedCandidate
+from schemas.names import keys_of, unknown
+from schemas.records import Kind, SeedRef, SpannedCandidate
 from workers.chain import AnyStage, Link
 from workers.plugin import plugins_of
 
@@ -39,6 +38,8 @@ class RecipeFile(BaseModel):
     """Name, as in `Pair.recipe`."""
     about: str
     """One line for a person."""
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of contrast that it makes, for a person; a mix has those of its members."""
     shard_size: Annotated[int, Ge(1), Le(100_000)] = 128
     """Seeds in one shard: the unit of work, of retry and of commit."""
     stages: dict[str, dict[str, Any] | None] | None = None
@@ -87,6 +88,8 @@ class RecipeBook:
     """The chains; every seed goes through all of them."""
     pairing: Pairing | None = None
     """How images of the input are paired with each other before the run."""
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of contrast that it makes, as the files state them."""
 
     @property
     def digest(self) -> str:
@@ -146,7 +149,8 @@ def load_recipe(
         if not hit:
             raise UsageError(f"--set {text}: {_no_such_key(text, book, recipes)}")
     pairing = None if book.pairing is None else _pairing(book.name, dict(book.pairing), stages)
-    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), pairing)
+    kinds = tuple(dict.fromkeys(kind for part in (book, *members) for kind in part.kinds))
+    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), pairing, kinds)
 
 
 def _pairing(recipe: str, settings: dict[str, Any], stages: Mapping[str, Choice]) -> Pairing:
@@ -212,8 +216,8 @@ def _build(
     defaults = {of_stage.name: of_stage.default for of_stage in fields(choice.stage)}
     for field, backends in choice.backends.items():
         where = f"recipe {recipe}: {key}.{field}"
-        # One that a stage can do without is there if the recipe names it.
-        if settings.get(field) is not None or defaults[field] is not None:
+        # One that a stage can do without is left out if its default, or the recipe, says null.
+        if settings.get(field, defaults[field]) is not None:
             settings[field] = _build_backend(where, backends, settings.get(field))
     _complete(choice.stage, settings)
     stage: AnyStage = _instance(f"recipe {recipe}: {key}", choice.stage, settings)
@@ -255,32 +259,6 @@ def _instance(where: str, cls: type[Any], settings: Mapping[str, Any]) -> Any:
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
         raise UsageError(f"{where}: {describe(error, cls)}") from None
-
-
-def describe(error: ValidationError, settings: type[Any]) -> str:
-    """A validation error in one line: each field, what is wrong with it, and the value.
-
-    `settings` is the class that was to be made, whose keys an unknown one is held against.
-    """
-    parts = []
-    for item in error.errors():
-        if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            inside = ".".join(str(x) for x in item["loc"][:-1])
-            parts.append(f"{inside and inside + ': '}{unknown_key(settings, item['loc'])}")
-            continue
-        place = ".".join(str(x) for x in item["loc"]) or "value"
-        # A check over several settings has said which value is wrong; the others are not shown,
-        # nor is what may be a secret.
-        own_words = item["type"] == "value_error" and not isinstance(
-            item["input"], str | int | float
-        )
-        hidden = own_words or _SECRET.search(place)
-        shown = "" if hidden else f" (got {item['input']!r:.80})"
-        parts.append(f"{place}: {item['msg']}{shown}")
-    return "; ".join(parts)
-
-
-_SECRET = re.compile("key|token|secret|password|url", re.IGNORECASE)
 
 
 def _check_types(recipe: str, links: Sequence[Link]) -> None:

@@ -7,19 +7,15 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from pipeline.run_folder.ledger import Audit, RunInfo
-from schemas.files import Folder
+from pipeline.run_folder.audit import Audit
+from pipeline.run_folder.info import RunInfo
 from schemas.shards import DATA_SCHEMA, hf_features
 
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M")]
 
 
-def write_card(run: Folder, info: RunInfo, audit: Audit, licenses: list[str]) -> None:
-    """Write the card; `licenses` are the distinct licences of the rows."""
-    run.write("README.md", _card(info, audit, licenses).encode())
-
-
-def _card(info: RunInfo, audit: Audit, licenses: list[str]) -> str:
+def card_text(info: RunInfo, audit: Audit, licenses: list[str]) -> str:
+    """The card: Markdown with a YAML header; `licenses` are the distinct ones of the rows."""
     size = next((name for most, name in _SIZES if audit.num_pairs < most), "1M<n<10M")
     header = {
         "license": "other",

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from itertools import islice
 
 from pipeline.sources.duplicates import SeenIds
-from pipeline.sources.formats.errors import SourceError, shown
+from pipeline.sources.errors import SourceError, shown
 from pipeline.sources.source import Source
 from schemas.files import Folder
 from schemas.manifest import delete_seeds, read_seeds, write_seeds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.sources.formats.cells import (
+from pipeline.sources.cells import (
     UNSTORABLE,
     cell_of,
     image_cell,
@@ -13,9 +13,9 @@ from pipeline.sources.formats.cells import (
     turn,
     without_placeholders,
 )
-from pipeline.sources.formats.errors import shown
-from pipeline.sources.formats.text import PlacedRow
-from pipeline.sources.presets import Mapped
+from pipeline.sources.columns import Mapped
+from pipeline.sources.errors import shown
+from pipeline.sources.formats import PlacedRow
 from schemas.ids import content_id
 from schemas.records import Drop, GivenNegativeRef, Kind, Reason, Region, SeedRef
 

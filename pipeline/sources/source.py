@@ -5,24 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 
-from pipeline.sources.files import PAIR_FOLDERS, Format, Input, digest, find_input
-from pipeline.sources.formats.coco import COCO_COLUMNS, coco_image_root, coco_rows
-from pipeline.sources.formats.errors import SourceError
-from pipeline.sources.formats.pair_folders import (
-    RELEASED_PAIR_COLUMNS,
-    countercurate_rows,
-    finecops_rows,
-)
-from pipeline.sources.formats.parquet import parquet_columns, parquet_rows
-from pipeline.sources.formats.text import PlacedRow, json_rows, jsonl_rows, sampled_columns
-from pipeline.sources.formats.visual_genome import (
-    VISUAL_GENOME_COLUMNS,
-    visual_genome_image_root,
-    visual_genome_rows,
-)
-from pipeline.sources.presets import Mapped, map_columns
+from pipeline.sources.columns import Mapped
+from pipeline.sources.errors import SourceError
+from pipeline.sources.files import one_line
+from pipeline.sources.find import find_input
+from pipeline.sources.formats import Input
+from pipeline.sources.presets import map_columns, preset_named
 from pipeline.sources.rows import seed_of_row
 from schemas.ids import content_id
 from schemas.records import SeedRef
@@ -37,36 +29,27 @@ class Source:
     mapped: Mapped
     """The columns."""
     image_root: str | None
-    """Folder of relative image paths; None for the folder of the file that names them."""
+    """Folder of relative image paths, as the user said; None for where the format has them."""
 
     def rows(self, run_seed: int = 0) -> Iterator[SeedRef]:
         """The rows in input order, duplicates included; `SourceError` at the first wrong one."""
-        root = self.image_root
-        for row in self._placed_rows():
-            folder = row.place.file.rpartition("/")[0] if root is None else root
-            yield seed_of_row(row, self.mapped, folder, run_seed)
+        root_of = lru_cache(maxsize=1)(self._root)  # rows come file by file
+        for row in self.input.format.rows(self.input, self.mapped):
+            yield seed_of_row(row, self.mapped, root_of(row.place.file), run_seed)
 
     def digest(self) -> str:
         """Fingerprint of the input's content and the columns read; moving it changes nothing."""
+        total = blake2b(digest_size=16)
+        for file in self.input.files:
+            with one_line(file.url):
+                total.update(self.input.format.fingerprint(file))
         columns = json.dumps([self.mapped.preset, dict(self.mapped.columns)], sort_keys=True)
-        return content_id("source", self.input.format, columns, digest(self.input))
+        return content_id("source", self.input.format.name, columns, total.hexdigest())
 
-    def _placed_rows(self) -> Iterator[PlacedRow]:
-        match self.input.format:
-            case Format.JSONL:
-                return jsonl_rows(self.input)
-            case Format.JSON:
-                return json_rows(self.input)
-            case Format.COCO:
-                return coco_rows(self.input)
-            case Format.VISUAL_GENOME:
-                return visual_genome_rows(self.input)
-            case Format.COUNTERCURATE:
-                return countercurate_rows(self.input)
-            case Format.FINECOPS_REF:
-                return finecops_rows(self.input)
-            case Format.PARQUET:
-                return parquet_rows(self.input, self.mapped)
+    def _root(self, file: str) -> str:
+        if self.image_root is not None:
+            return self.image_root
+        return self.input.format.image_root(self.input, file)
 
 
 def open_source(
@@ -77,41 +60,17 @@ def open_source(
     `columns` is field -> column, and `preset` -> name; see `presets.yaml`. `SourceError` if there
     is nothing to read, or if its columns do not fit.
     """
-    source = find_input(url)
-    mapped = map_columns(source.url, source.format, _columns(source), columns or {})
-    if image_root is not None:
-        root: str | None = image_root.rstrip("/") if "://" in image_root else _absolute(image_root)
-    elif source.format is Format.COCO:
-        root = coco_image_root(source)
-    elif source.format is Format.VISUAL_GENOME:
-        root = visual_genome_image_root(source)
-    elif source.format in PAIR_FOLDERS:
-        root = source.url
-    else:
-        root = None
-    return Source(source, mapped, root)
+    asked = columns or {}
+    wanted = preset_named(asked["preset"]).formats if "preset" in asked else ()
+    source = find_input(url, wanted)
+    mapped = map_columns(source, source.format.columns_of(source), asked)
+    return Source(source, mapped, None if image_root is None else _absolute(image_root))
 
 
 def _absolute(folder: str) -> str:
+    if "://" in folder:
+        return folder.rstrip("/")
     path = Path(folder).expanduser().absolute()
     if not path.is_dir():
         raise SourceError(f"--image-root {folder}: no such folder")
     return str(path)
-
-
-def _columns(source: Input) -> list[str]:
-    """The columns that the input has."""
-    match source.format:
-        case Format.COCO:
-            return COCO_COLUMNS
-        case Format.VISUAL_GENOME:
-            return VISUAL_GENOME_COLUMNS
-        case Format.COUNTERCURATE | Format.FINECOPS_REF:
-            return RELEASED_PAIR_COLUMNS
-        case Format.PARQUET:
-            return parquet_columns(source)
-    rows = jsonl_rows(source) if source.format is Format.JSONL else json_rows(source)
-    names = sampled_columns(rows)
-    if not names:
-        raise SourceError(f"{source.url}: empty; allowed: at least one row")
-    return names

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from schemas.ids import row_seed
+from schemas.known import Thing
 from schemas.records import (
     Candidate,
     Contrast,
@@ -73,9 +74,6 @@ class Recolorer(RecordStage[Segmented, Candidate]):
     The target is drawn from the row's seed among the colours that the answer does not use and that
     can be reached from the region's lightness; the result is measured and named again.
     """
-
-    consumes: ClassVar[type] = Segmented
-    produces: ClassVar[type] = Candidate
 
     min_share: Annotated[float, Gt(0), Le(1)] = 0.3
     """Smallest share of the region's pixels that must have the named colour; 0.6 of it where
@@ -285,7 +283,7 @@ def _said_elsewhere(text: str, noun: str, name: str, spans: Sequence[Span]) -> b
     return False
 
 
-def _mentions(text: str, region: Region) -> list[wording.Mention]:
+def _mentions(text: str, region: Region | Thing) -> list[wording.Mention]:
     return [
         mention
         for mention in wording.find_mentions(text, region.label)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
+from schemas.known import Known
 from schemas.records import Drop, Grounded, Reason, Seed
 from stages import wording
 from stages.base import Device, RecordStage
@@ -16,9 +16,6 @@ from stages.locate.regions import RegionLimits
 class AnnotatedRegions(RegionLimits, RecordStage[Seed, Grounded]):
     """Keep the annotated regions that the answer is about and that can be told apart."""
 
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Grounded
-
     def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
         super().open(device)
@@ -28,5 +25,6 @@ class AnnotatedRegions(RegionLimits, RecordStage[Seed, Grounded]):
         """The regions worth changing, best first, or why there is none."""
         if not record.regions:
             return Drop(Reason.NO_REGION, "no region is annotated")
-        kept = self.worth_changing(record, record.regions)
-        return kept if isinstance(kept, Drop) else [Grounded(record, tuple(kept), record.regions)]
+        known = Known.annotated(record.regions)
+        targets = self.worth_changing(record, known)
+        return targets if isinstance(targets, Drop) else [Grounded(record, known, targets)]

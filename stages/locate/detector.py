@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from annotated_types import Ge, Le
 
-from schemas.geometry import Box
-from schemas.records import Drop, Grounded, Reason, Region, Seed, Tagged
+from schemas.geometry import Box, Mask
+from schemas.known import Known, Thing
+from schemas.records import Drop, Grounded, Reason, Seed, Tagged
 from stages import wording
 from stages.base import Backend, Device, Stage
+from stages.locate.detections import Detection
 from stages.locate.regions import RegionLimits, is_mentioned
 from stages.pixels import Pixels, decode
 
@@ -21,10 +23,13 @@ from stages.pixels import Pixels, decode
 class DetectorBackend(Backend, Protocol):
     """What finds things by their names."""
 
+    name: str
+    """As recipes call it; the things that it finds are marked with it."""
+
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
-    ) -> list[list[tuple[str, Box, float]]]:
-        """What was found of the tags of each image: tag, box in its pixels, score in [0, 1].
+    ) -> list[list[Detection]]:
+        """What was found of the tags of each image.
 
         A tag may be found several times; boxes may overlap.
         """
@@ -40,9 +45,6 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
     such, they are taken and the model does not see it.
     """
 
-    consumes: ClassVar[type] = Tagged
-    produces: ClassVar[type] = Grounded
-
     backend: DetectorBackend
     """What detects."""
     same_tag_iou: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -55,14 +57,10 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         super().open(device)
         wording.load_rules()
 
-    def backends(self) -> Sequence[Backend]:
-        """The detector."""
-        return (self.backend,)
-
     def process(self, batch: Sequence[Tagged]) -> Sequence[Sequence[Grounded] | Drop]:
         """The regions worth changing of each seed, best first, or why there is none.
 
-        ValueError for a box or score that is no number in bounds.
+        ValueError for a box, score or mask that cannot be one of the image.
         """
         asked = [k for k, record in enumerate(batch) if not record.seed.regions]
         given = (
@@ -76,37 +74,76 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         answers = dict(zip(asked, given, strict=True))
         return [self._judged(record, answers.get(k, [])) for k, record in enumerate(batch)]
 
-    def _judged(
-        self, record: Tagged, found: Sequence[tuple[str, Box, float]]
-    ) -> Sequence[Grounded] | Drop:
+    def _judged(self, record: Tagged, found: Sequence[Detection]) -> Sequence[Grounded] | Drop:
         seed = record.seed
-        things = seed.regions or self._things(seed, found)
-        if not things:
+        known = Known.annotated(seed.regions) if seed.regions else self._known(seed, found)
+        if not known.things:
             names = ", ".join(tag.name for tag in record.tags[:8])
             return Drop(Reason.NO_REGION, f"none of {len(record.tags)} tags was found: {names}")
-        kept = self.worth_changing(seed, things)
-        return kept if isinstance(kept, Drop) else [Grounded(seed, tuple(kept), things)]
+        targets = self.worth_changing(seed, known)
+        return targets if isinstance(targets, Drop) else [Grounded(seed, known, targets)]
 
-    def _things(self, seed: Seed, found: Sequence[tuple[str, Box, float]]) -> tuple[Region, ...]:
-        """One region for each thing, by greedy suppression of those that overlap a better one."""
-        regions = [_region(seed, *detection) for detection in found]
-        regions = [region for region in regions if region.box.area > 0]
-        named = {r.label: is_mentioned(seed.chosen, r) for r in regions}
-        things: list[Region] = []
-        for region in sorted(regions, key=lambda r: (not named[r.label], -(r.score or 0.0))):
-            if not any(self._same(region, other) for other in things):
-                things.append(region)
-        return tuple(things)
+    def _known(self, seed: Seed, found: Sequence[Detection]) -> Known:
+        """Each thing once, by greedy suppression of boxes that overlap a better one.
 
-    def _same(self, one: Region, other: Region) -> bool:
-        same_tag = one.label.casefold() == other.label.casefold()
+        What is suppressed leaves the scores of its tags with the thing that it is taken for.
+        """
+        named = [
+            _Named(name, score, detection.box.clipped(seed.width, seed.height), detection)
+            for detection in (_checked(seed, one) for one in found)
+            for name, score in detection.names.items()
+        ]
+        named = [one for one in named if one.box.area > 0]
+        mentioned = {one.name: is_mentioned(seed.chosen, one.name) for one in named}
+        groups: list[list[_Named]] = []
+        for one in sorted(named, key=lambda one: (not mentioned[one.name], -one.score)):
+            same = next((group for group in groups if self._same(one, group[0])), None)
+            if same is None:
+                groups.append([one])
+            else:
+                same.append(one)
+        return Known(tuple(self._thing(group) for group in groups))
+
+    def _same(self, one: _Named, other: _Named) -> bool:
+        same_tag = one.name.casefold() == other.name.casefold()
         return one.box.iou(other.box) > (self.same_tag_iou if same_tag else self.any_tag_iou)
 
-
-def _region(seed: Seed, tag: str, box: Box, score: float) -> Region:
-    if not 0 <= score <= 1 or not all(math.isfinite(value) for value in box):
-        raise ValueError(
-            f'detector found "{tag}" at {tuple(box)} with score {score}; finite pixels and a score '
-            "in [0, 1] are expected"
+    def _thing(self, group: Sequence[_Named]) -> Thing:
+        """What detections of one thing, the best first, say of it."""
+        best = group[0]
+        scores: dict[str, float] = {}
+        for one in group:
+            for name, score in ((one.name, one.score), *one.detection.faint.items()):
+                scores[name] = max(score, scores.get(name, 0.0))
+        del scores[best.name]
+        rest = sorted(scores.items(), key=lambda item: -item[1])
+        mask = None if best.detection.mask is None else Mask.from_array(best.detection.mask)
+        return Thing(
+            {best.name: best.score, **dict(rest)}, best.box, mask, origin=self.backend.name
         )
-    return Region(tag, box.clipped(seed.width, seed.height), score=score)
+
+
+class _Named(NamedTuple):
+    """A detection under one of its names."""
+
+    name: str
+    score: float
+    box: Box
+    """The detection's, clipped to the image."""
+    detection: Detection
+
+
+def _checked(seed: Seed, found: Detection) -> Detection:
+    scores = {**found.faint, **found.names}
+    in_bounds = all(0 <= score <= 1 for score in scores.values())
+    if not in_bounds or not all(math.isfinite(value) for value in found.box):
+        raise ValueError(
+            f"detector found {scores} at {tuple(found.box)}; finite pixels and scores in [0, 1] "
+            "are expected"
+        )
+    if found.mask is not None and found.mask.shape != (seed.height, seed.width):
+        raise ValueError(
+            f"detector returned a mask of shape {found.mask.shape} for {scores}, "
+            f"expected {(seed.height, seed.width)}"
+        )
+    return found

@@ -1,4 +1,4 @@
-"""Which regions of an image are worth changing, whoever found them. Knows boxes and text.
+"""Which things in an image are worth changing, whoever found them. Knows boxes and text.
 
 The limits that the stages share which end in `Grounded` records.
 """
@@ -13,13 +13,15 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from schemas.geometry import Box
-from schemas.records import Drop, Reason, Region, Seed
+from schemas.known import Known, Thing
+from schemas.records import Drop, Reason, Seed
 from stages import wording
 
 _AROUND = 0.9
 """From this share on, the other box is taken to be around the region, not in front of it."""
 
-_Test = Callable[[Seed, Region, Sequence[Region]], Drop | None]
+_Test = Callable[[Seed, Thing, Sequence[Thing]], Drop | None]
+"""Why the thing beside these others is not worth changing, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,8 @@ class RegionLimits:
                 "no region can meet both"
             )
 
-    def worth_changing(self, seed: Seed, regions: Sequence[Region]) -> list[Region] | Drop:
-        """Those of an image's regions (one at least) that pass, the most prominent first.
+    def worth_changing(self, seed: Seed, known: Known) -> tuple[int, ...] | Drop:
+        """Indices of the things (one at least) that pass, the most prominent first.
 
         Prominent is box area times closeness to the middle (1 in the middle, 0 in a corner), ties
         in the given order. Without any left, the drop has the reason of the test that refused the
@@ -62,16 +64,16 @@ class RegionLimits:
         tests: list[_Test] = [self._size, self._overlap]
         tests += [_mention] if self.mentioned else []
         tests += [_rival] if self.unique else []
-        left = regions
+        left = list(range(len(known.things)))
         for test in tests:
-            refused = [test(seed, region, regions) for region in left]
-            left = [r for r, drop in zip(left, refused, strict=True) if drop is None]
+            refused = [test(seed, known.things[i], known.others(i)) for i in left]
+            left = [i for i, drop in zip(left, refused, strict=True) if drop is None]
             if not left:
                 return next(drop for drop in refused if drop is not None)
-        ranked = sorted(left, key=lambda region: -_prominence(seed, region.box))
-        return ranked[: self.max_regions]
+        ranked = sorted(left, key=lambda i: -_prominence(seed, known.things[i].box))
+        return tuple(ranked[: self.max_regions])
 
-    def _size(self, seed: Seed, region: Region, _: Sequence[Region]) -> Drop | None:
+    def _size(self, seed: Seed, region: Thing, _: Sequence[Thing]) -> Drop | None:
         share = region.box.area / (seed.width * seed.height)
         if share < self.min_area or share == 0:
             return Drop(
@@ -83,8 +85,8 @@ class RegionLimits:
             )
         return None
 
-    def _overlap(self, _: Seed, region: Region, regions: Sequence[Region]) -> Drop | None:
-        for other in _others(region, regions):
+    def _overlap(self, _: Seed, region: Thing, others: Sequence[Thing]) -> Drop | None:
+        for other in others:
             share = region.box.intersection(other.box).area / region.box.area
             around = share >= _AROUND and other.box.area >= 1.5 * region.box.area
             if share > self.max_overlap and not around:
@@ -96,24 +98,24 @@ class RegionLimits:
         return None
 
 
-def is_mentioned(text: str, region: Region) -> bool:
-    """Whether the text speaks of what the region shows."""
-    return bool(_mentions(text, region))
+def is_mentioned(text: str, label: str) -> bool:
+    """Whether the text speaks of a thing of that label."""
+    return bool(_mentions(text, label))
 
 
-def _mention(seed: Seed, region: Region, _: Sequence[Region]) -> Drop | None:
-    if is_mentioned(seed.chosen, region):
+def _mention(seed: Seed, region: Thing, _: Sequence[Thing]) -> Drop | None:
+    if _mentions(seed.chosen, region.label, region.attributes):
         return None
     return Drop(Reason.NOT_IN_ANSWER, f'the answer does not mention "{region.label}"')
 
 
-def _rival(seed: Seed, region: Region, regions: Sequence[Region]) -> Drop | None:
+def _rival(seed: Seed, region: Thing, others: Sequence[Thing]) -> Drop | None:
     head = wording.head_noun(region.label)
     if not wording.has_limits(region.label):
         return Drop(
             Reason.AMBIGUOUS_REGION, f'"{region.label}" has no limits: the box may hold some of it'
         )
-    mentions = _mentions(seed.chosen, region)
+    mentions = _mentions(seed.chosen, region.label, region.attributes)
     if mentions and all(m.plural for m in mentions) and not wording.is_plural(head):
         return Drop(
             Reason.AMBIGUOUS_REGION,
@@ -121,7 +123,7 @@ def _rival(seed: Seed, region: Region, regions: Sequence[Region]) -> Drop | None
         )
     if wording.speaks_of_several(seed.chosen, region.label, region.attributes):
         return Drop(Reason.AMBIGUOUS_REGION, f'the answer speaks of more than one "{region.label}"')
-    for other in _others(region, regions):
+    for other in others:
         if _same_thing(mentions, region, other):
             return Drop(
                 Reason.AMBIGUOUS_REGION, f'"{region.label}" may also be the other "{other.label}"'
@@ -129,15 +131,15 @@ def _rival(seed: Seed, region: Region, regions: Sequence[Region]) -> Drop | None
     return None
 
 
-def _mentions(text: str, region: Region) -> list[wording.Mention]:
+def _mentions(text: str, label: str, attributes: Iterable[str] = ()) -> list[wording.Mention]:
     return [
         mention
-        for mention in wording.find_mentions(text, region.label)
-        if wording.refers_to(mention, region.label, region.attributes)
+        for mention in wording.find_mentions(text, label)
+        if wording.refers_to(mention, label, attributes)
     ]
 
 
-def _same_thing(mentions: Iterable[wording.Mention], region: Region, other: Region) -> bool:
+def _same_thing(mentions: Iterable[wording.Mention], region: Thing, other: Thing) -> bool:
     """Whether what the answer says of one region can be meant of the other as well."""
     if not wording.same_noun(wording.head_noun(region.label), wording.head_noun(other.label)):
         return False
@@ -147,10 +149,6 @@ def _same_thing(mentions: Iterable[wording.Mention], region: Region, other: Regi
         its = wording.label_colors(other.label, other.attributes)
         return not own or not its or bool(own & its)
     return any(wording.refers_to(m, other.label, other.attributes) for m in mentions)
-
-
-def _others(region: Region, regions: Sequence[Region]) -> list[Region]:
-    return [other for other in regions if other is not region]
 
 
 def _prominence(seed: Seed, box: Box) -> float:

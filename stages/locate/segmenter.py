@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from schemas.geometry import Box, Mask
-from schemas.records import Drop, Grounded, Reason, Region, Segmented
-from stages.base import Backend, Stage
+from schemas.known import Thing
+from schemas.records import Drop, Grounded, Reason, Seed, Segmented
+from stages.base import BackendSettings, Model, Stage
 from stages.pixels import Pixels, decode
 
 
 @runtime_checkable
-class SegmenterBackend(Backend, Protocol):
+class SegmenterModel(Model, Protocol):
     """What finds the pixels of the object in a box."""
 
     def segment(
@@ -33,15 +34,13 @@ class SegmenterBackend(Backend, Protocol):
 class Segmenter(Stage[Grounded, Segmented]):
     """Fans a grounded seed out into its regions, each with its mask.
 
-    A region that was annotated with a mask keeps it. Regions whose mask is no good are left out;
-    the seed is dropped only when none is left.
+    A region that has a mask, annotated or from its detector, keeps it. Regions whose mask is no
+    good are left out; the seed is dropped only when none is left.
     """
 
-    consumes: ClassVar[type] = Grounded
-    produces: ClassVar[type] = Segmented
-
-    backend: SegmenterBackend
-    """What segments."""
+    backend: BackendSettings[SegmenterModel] | None
+    """What segments. None (`backend: null`) where the detector gives every mask: no model is loaded
+    then, and a region without a mask is left out."""
     min_area: Annotated[float, Ge(0), Le(1)] = 0.002
     """Least area of a mask, as a share of the image."""
     max_area: Annotated[float, Ge(0), Le(1)] = 0.6
@@ -60,49 +59,46 @@ class Segmenter(Stage[Grounded, Segmented]):
                     f"no mask can meet both"
                 )
 
-    def backends(self) -> Sequence[Backend]:
-        """The segmenter."""
-        return (self.backend,)
-
     def process(self, batch: Sequence[Grounded]) -> Sequence[Sequence[Segmented] | Drop]:
         """The good regions of each seed, in order, or the drop of its largest region."""
-        early = [[self._misfit(record, region) for region in record.regions] for record in batch]
+        early = [
+            {i: self._misfit(record.seed, record.known.things[i]) for i in record.targets}
+            for record in batch
+        ]
         todo = [
-            [
-                i
-                for i, (region, drop) in enumerate(zip(record.regions, drops, strict=True))
-                if drop is None and region.mask is None
-            ]
+            [i for i, drop in drops.items() if drop is None and record.known.things[i].mask is None]
             for record, drops in zip(batch, early, strict=True)
         ]
-        asked = [k for k, indices in enumerate(todo) if indices]
-        answers = (
-            self.backend.segment(
-                [decode(batch[k].seed.image) for k in asked],
-                [[batch[k].regions[i].box for i in todo[k]] for k in asked],
-            )
-            if asked
-            else []
-        )
-        found: dict[tuple[int, int], NDArray[np.bool_]] = {
-            (k, i): mask
-            for k, masks in zip(asked, answers, strict=True)
-            for i, mask in zip(todo[k], masks, strict=True)
-        }
         return [
             _gathered(
                 record,
-                [
-                    drop or self._judged(record, region, found.get((k, i)))
-                    for i, (region, drop) in enumerate(zip(record.regions, early[k], strict=True))
-                ],
+                {
+                    i: drop or self._judged(record.seed, record.known.things[i], masks.get(i))
+                    for i, drop in drops.items()
+                },
             )
-            for k, record in enumerate(batch)
+            for record, drops, masks in zip(batch, early, self._found(batch, todo), strict=True)
         ]
 
-    def _misfit(self, record: Grounded, region: Region) -> Drop | None:
+    def _found(
+        self, batch: Sequence[Grounded], todo: Sequence[Sequence[int]]
+    ) -> list[dict[int, NDArray[np.bool_]]]:
+        """What the backend gives for the things in `todo`, by index, for each record."""
+        asked = [k for k, indices in enumerate(todo) if indices]
+        found: list[dict[int, NDArray[np.bool_]]] = [{} for _ in batch]
+        if asked:
+            assert self.backend is not None
+            answers = self.loaded(self.backend).segment(
+                [decode(batch[k].seed.image) for k in asked],
+                [[batch[k].known.things[i].box for i in todo[k]] for k in asked],
+            )
+            for k, masks in zip(asked, answers, strict=True):
+                found[k] = dict(zip(todo[k], masks, strict=True))
+        return found
+
+    def _misfit(self, seed: Seed, region: Thing) -> Drop | None:
         """What can be judged before anything is computed."""
-        seed, mask = record.seed, region.mask
+        mask = region.mask
         if mask is not None:
             if (mask.width, mask.height) != (seed.width, seed.height):
                 return Drop(
@@ -118,9 +114,16 @@ class Segmenter(Stage[Grounded, Segmented]):
                 f"{region.label}: box {_rounded(region.box)} is empty in an image of "
                 f"{seed.width}x{seed.height}",
             )
-        return self._too_small(region, area / (seed.width * seed.height), "box")
+        if small := self._too_small(region, area / (seed.width * seed.height), "box"):
+            return small
+        if self.backend is None:
+            return Drop(
+                Reason.BAD_SEGMENTATION,
+                f"{region.label}: only its box is known, and the segmenter has no backend",
+            )
+        return None
 
-    def _too_small(self, region: Region, share: float, what: str) -> Drop | None:
+    def _too_small(self, region: Thing, share: float, what: str) -> Drop | None:
         if share >= self.min_area:
             return None
         return Drop(
@@ -128,11 +131,8 @@ class Segmenter(Stage[Grounded, Segmented]):
             f"{region.label}: {what} covers {share:.2%} of the image, least {self.min_area:.2%}",
         )
 
-    def _judged(
-        self, record: Grounded, region: Region, found: NDArray[np.bool_] | None
-    ) -> Segmented | Drop:
-        """The region with its mask, annotated or `found`, or why not."""
-        seed = record.seed
+    def _judged(self, seed: Seed, region: Thing, found: NDArray[np.bool_] | None) -> Mask | Drop:
+        """The region's mask, its own or `found`, or why it is no good."""
         mask = region.mask if found is None else Mask.from_array(found)
         assert mask is not None
         if found is not None:
@@ -157,20 +157,20 @@ class Segmenter(Stage[Grounded, Segmented]):
                 Reason.REGION_TOO_LARGE,
                 f"{region.label}: mask covers {share:.1%} of the image, most {self.max_area:.1%}",
             )
-        return Segmented(seed, replace(region, mask=mask), record.things)
+        return mask
 
 
-def _gathered(record: Grounded, judged: Sequence[Segmented | Drop]) -> Sequence[Segmented] | Drop:
+def _gathered(record: Grounded, judged: Mapping[int, Mask | Drop]) -> Sequence[Segmented] | Drop:
     """The good ones; else the drop of the largest region, which is the one a reader looks for."""
-    good = [outcome for outcome in judged if isinstance(outcome, Segmented)]
+    good = {i: mask for i, mask in judged.items() if isinstance(mask, Mask)}
     if good:
-        return good
-    if not judged:
+        known = record.known.with_masks(good)
+        return [Segmented(record.seed, known, i) for i in good]
+    drops = {i: drop for i, drop in judged.items() if isinstance(drop, Drop)}
+    if not drops:
         return Drop(Reason.NO_REGION, "no region to segment")
-    largest = max(range(len(judged)), key=lambda i: (record.regions[i].box.area, -i))
-    drop = judged[largest]
-    assert isinstance(drop, Drop)
-    others = len(judged) - 1
+    drop = drops[max(drops, key=lambda i: record.known.things[i].box.area)]
+    others = len(drops) - 1
     return replace(drop, detail=f"{drop.detail} (nor {others} more)") if others else drop
 
 

@@ -22,11 +22,8 @@ from pipeline.demo.scenes import write_scenes
 from pipeline.engine.placement import GroupPlacement, Placement
 from pipeline.recipes.build import RecipeBook, load_recipe
 from pipeline.run import Request, run
-from pipeline.run_folder.ledger import read_run_info
+from pipeline.run_folder import RunFolder
 from pipeline.sources import open_source
-from schemas.files import Folder
-from schemas.manifest import read_seeds
-from schemas.shards import read_part
 from tests.workers.fakes import Doomed, Saboteur
 from workers.chain import Link
 
@@ -102,9 +99,7 @@ class Bench:
 
     def rows(self) -> list[dict[str, Any]]:
         """All outcomes, in order."""
-        run_folder = Folder.at(str(self.run_dir))
-        info = read_run_info(run_folder)
-        tables = [t for shard in range(info.num_shards) for t in read_part(run_folder, shard)]
+        tables = RunFolder.open(str(self.run_dir)).outcomes()
         rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist()
         for row in rows:
             # It names the commit, and somebody may commit while two runs are compared.
@@ -114,10 +109,8 @@ class Bench:
     def check_all_accounted_for(self, *, each: int = 1) -> None:
         """Every seed of the input has exactly `each` outcomes, and no other has any."""
         assert Counter(row["seed_id"] for row in self.rows()) == dict.fromkeys(self.ids, each)
-        folder = Folder.at(str(self.run_dir))
-        info = read_run_info(folder)
-        manifest = [r.seed_id for s in range(info.num_shards) for r in read_seeds(folder, s)]
-        assert manifest == self.ids
+        manifest = RunFolder.open(str(self.run_dir)).seeds()
+        assert [ref.seed_id for ref in manifest] == self.ids
 
 
 def book(trouble: Trouble) -> RecipeBook:

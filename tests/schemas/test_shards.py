@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.run_folder.card import write_card
-from pipeline.run_folder.ledger import Audit, Identity, RunInfo
+from pipeline.run_folder import Audit, Identity, RunInfo
+from pipeline.run_folder.card import card_text
 from schemas.files import Folder
 from schemas.geometry import Box, Mask
 from schemas.outcomes import Origin, Outcome, outcome_table
@@ -191,7 +191,7 @@ def test_load_dataset_decodes_both_images(run, tmp_path, what):
     audit = Audit(num_seeds=5, num_pairs=5, num_drops=1)
     audit.pairs["removal-cpu"] = 5
     audit.reasons["removal-cpu", "no_region"] = 1
-    write_card(run, info(), audit, ["CC0"])
+    run.write("README.md", card_text(info(), audit, ["CC0"]).encode())
     cache = str(tmp_path / "cache")
     if what == "file":
         rows = datasets.load_dataset(

@@ -55,7 +55,8 @@ def plain_inputs(
         images=[images] if images else None,
         return_tensors="pt",
     )
-    answer = family.tokenizer(text, add_special_tokens=False)["input_ids"] + [family.end_of_turn]
+    said = family.answer_lead + text
+    answer = family.tokenizer(said, add_special_tokens=False)["input_ids"] + [family.end_of_turn]
     tail = torch.tensor([answer])
     more = {"input_ids": tail, "attention_mask": torch.ones_like(tail)}
     if "mm_token_type_ids" in prompt:
@@ -66,6 +67,7 @@ def plain_inputs(
 
 def plain_mask(family: Family, text: str, spans: Any) -> list[bool]:
     """Of each token of the text, whether one of its characters is in a span."""
-    inside = {i for start, end in spans for i in range(start, end)}
-    encoded = family.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    lead = family.answer_lead
+    inside = {len(lead) + i for start, end in spans for i in range(start, end)}
+    encoded = family.tokenizer(lead + text, add_special_tokens=False, return_offsets_mapping=True)
     return [any(i in inside for i in range(a, b)) for a, b in encoded["offset_mapping"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.losses import PreferenceLoss
-from trainer.settings import LANGUAGE_MODEL, Source, load_settings, presets
+from trainer.settings import Source, load_settings, presets
 
 _ADAMW = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "clip_norm": 1.0}
 """Of transformers' Trainer, which all of them use; AdaViP names none other."""
@@ -22,7 +22,7 @@ def lora(rank, alpha, dropout=0.0):
         "rank": rank,
         "alpha": alpha,
         "dropout": dropout,
-        "targets": LANGUAGE_MODEL,
+        "targets": None,
     }
 
 

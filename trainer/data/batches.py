@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -22,8 +22,15 @@ from schemas.ids import content_id, row_seed
 from trainer.data.packing import Packed, Reading, pack
 from trainer.data.rows import Row
 from trainer.errors import UsageError
-from trainer.families import ANCHORS, Family, Pixels, PromptTokens
-from trainer.families.family import image_inputs
+from trainer.families import (
+    ANCHORS,
+    Family,
+    ImageFeatures,
+    ImageTensors,
+    Pixels,
+    PromptTokens,
+    joined,
+)
 from trainer.losses.views import Answer, Images, View
 
 CROP_AREA = (0.01, 0.2)
@@ -63,8 +70,10 @@ class Draws:
 class ImageFacts:
     """What must be known of an image in a batch beside its tensors."""
 
-    count: int
-    """Its tiles or patches: entries of `pixel_values`."""
+    entries: Mapping[str, int]
+    """How many entries of each tensor are its own."""
+    num_patches: int
+    """As in `Pixels`."""
     alone: bool
     """As in `Pixels`."""
 
@@ -89,12 +98,20 @@ class Batch:
     """Tensors of all images, one after the other."""
     device: torch.device | str = "cpu"
     """Where its tables belong."""
-    features: dict[int, Any] = field(default_factory=dict, compare=False)
+    features: dict[int, tuple[ImageFeatures, ...]] = field(default_factory=dict, compare=False)
     """Encoded images by model, kept by its first forward where they do not depend on what learns,
     so that policy and reference of one set of weights encode them once."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
+
+    def image_tensors(self) -> list[ImageTensors]:
+        """The tensors of each image."""
+        each = {
+            name: torch.split(x, [image.entries[name] for image in self.images])
+            for name, x in self.pixels.items()
+        }
+        return [{name: parts[n] for name, parts in each.items()} for n in range(len(self.images))]
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its pixels on a device."""
@@ -146,8 +163,11 @@ class BatchBuilder:
             digests=tuple(row_digest(row) for row in rows),
             draws=tuple(draws),
             packed=packed,
-            images=tuple(ImageFacts(len(p.tensors["pixel_values"]), p.alone) for p in pixels),
-            pixels=image_inputs(pixels),
+            images=tuple(
+                ImageFacts({k: len(x) for k, x in p.tensors.items()}, p.num_patches, p.alone)
+                for p in pixels
+            ),
+            pixels=joined([p.tensors for p in pixels]),
         )
 
     def lengths(self, row: Row, num_tokens: Sequence[int], num_tokens_of_two: int) -> list[int]:
@@ -161,16 +181,15 @@ class BatchBuilder:
             images, _ = prompt_of
             match images:
                 case Images.NONE:
-                    tokens = []
+                    shown, tokens = 0, 0
                 case Images.BOTH:
-                    # One number stands for both: only their sum counts here.
-                    tokens = [num_tokens_of_two, 0]
+                    shown, tokens = 2, num_tokens_of_two
                 case Images.REJECTED:
-                    tokens = [num_tokens[1]]
+                    shown, tokens = 1, num_tokens[1]
                 case Images.CHOSEN | Images.CROP:
-                    tokens = [num_tokens[0]]
+                    shown, tokens = 1, num_tokens[0]
             text = _question(row, prompt_of, chosen_first=True)
-            length = len(self.family.prompt(text, tokens).ids)
+            length = self.family.prompt_length(text, shown) + tokens
             found += [length + len(self.family.answer(_text(row, a)).ids) for a in answers]
         return found
 
@@ -204,7 +223,7 @@ class BatchBuilder:
         for prompt_of in _by_prompt(self.views):
             roles = _roles(prompt_of[0], draws)
             # Where an image's pixels depend on its company, it is another input in each.
-            company = roles if self.family.kind.tiles_alone and len(roles) > 1 else ()
+            company = roles if self.family.tiles_alone and len(roles) > 1 else ()
             missing = [role for role in roles if (company, role) not in numbers]
             for role, made in zip(
                 missing, self.family.pixels([shown[role] for role in missing]), strict=True
@@ -213,7 +232,7 @@ class BatchBuilder:
                 pixels.append(made)
             here = np.array([numbers[company, role] for role in roles] or [-1])
             text = _question(row, prompt_of, chosen_first=draws.chosen_first)
-            prompt = self.family.prompt(text, [pixels[n].num_tokens for n in here if n >= 0])
+            prompt = self.family.prompt(text, [pixels[n].ids for n in here if n >= 0])
             placed = np.where(prompt.image >= 0, here[prompt.image], -1)
             found[prompt_of] = PromptTokens(prompt.ids, placed)
         return found

@@ -9,37 +9,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from trainer.errors import UsageError
+from trainer.families import Evaluators, family_of, load_config
 from trainer.run.checkpoints import whole_folder
-
-
-@dataclass(frozen=True, slots=True)
-class Readers:
-    """What the two tools call a model type."""
-
-    vlmevalkit: str
-    """Class in `vlmeval/vlm/__init__.py`."""
-    lmms_eval: str
-    """Name for `--model`."""
-
-
-READERS = {
-    "llava": Readers("LLaVA_Next", "llava_hf"),
-    "llava_next": Readers("LLaVA_Next", "llava_hf"),
-    "llava_onevision": Readers("LLaVA_OneVision_HF", "llava_hf"),
-    "qwen2_5_vl": Readers("Qwen2VLChat", "qwen2_5_vl"),
-    "qwen3_vl": Readers("Qwen3VLChat", "qwen3_vl"),
-}
-"""By `model_type` of the checkpoint's configuration."""
-
-_LINK = "interleave"
-"""VLMEvalKit's LLaVA_Next takes transformers' plain LLaVA class only for paths with this word."""
 
 VLMEVALKIT_DATA = {
     "HallusionBench": "ImageYORNDataset",
@@ -58,51 +34,49 @@ LMMS_EVAL_TASKS = ("pope", "amber_g", "hallusion_bench_image", "crpe_relation", 
 
 
 def export(model: Path, out: Path, name: str, *, max_new_tokens: int = 512) -> Path:
-    """Write `vlmevalkit.json`, `lmms_eval.yaml` and `commands.sh` to a new folder; returns it.
+    """Write `lmms_eval.yaml`, `vlmevalkit.json` and `commands.sh` to a new folder; returns it.
 
-    `model` is a plain checkpoint, `name` what results are filed under. UsageError for an adapter
-    and for model types that the tools do not read.
+    `model` is a plain checkpoint, `name` what results are filed under. There is no
+    `vlmevalkit.json` for a family that VLMEvalKit cannot load. UsageError for an adapter and for a
+    checkpoint of no known family.
     """
     if (model / "adapter_config.json").is_file():
         raise UsageError(
             f"{model} is an adapter; make a plain checkpoint of it with `python -m trainer merge`"
         )
-    try:
-        model_type = json.loads((model / "config.json").read_text("utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError):
-        raise UsageError(
-            f"{model} holds no model: there is no config.json with a model_type"
-        ) from None
-    if model_type not in READERS:
-        raise UsageError(f"model type {model_type!r} is none of {', '.join(READERS)}")
-    readers, path = READERS[model_type], model.resolve()
+    if not (model / "config.json").is_file():
+        raise UsageError(f"{model} holds no model: there is no config.json")
+    evaluators, path = family_of(load_config(str(model))).evaluators, model.resolve()
     with whole_folder(out) as folder:
-        seen = path
-        if model_type == "llava" and _LINK not in str(path).lower():
-            (folder / _LINK).symlink_to(path)
-            seen = out.resolve() / _LINK
-        _write_vlmevalkit(folder, name, readers, seen, max_new_tokens)
-        _write_lmms_eval(folder, name, readers, path)
+        seen, word = path, evaluators.path_word
+        if word not in str(path).lower():
+            (folder / word).symlink_to(path)
+            seen = out.resolve() / word
+        if evaluators.vlmevalkit is not None:
+            _write_vlmevalkit(folder, name, evaluators, seen, max_new_tokens)
+        _write_lmms_eval(folder, name, evaluators, path)
         _write_commands(folder, out.resolve())
     return out
 
 
 def _write_vlmevalkit(
-    folder: Path, name: str, readers: Readers, model: Path, max_new_tokens: int
+    folder: Path, name: str, evaluators: Evaluators, model: Path, max_new_tokens: int
 ) -> None:
-    settings: dict[str, Any] = {"class": readers.vlmevalkit, "model_path": str(model)}
-    if readers.vlmevalkit.startswith("LLaVA"):
-        settings |= {"do_sample": False, "temperature": 0, "top_p": None, "num_beams": 1}
-    settings["max_new_tokens"] = max_new_tokens
+    settings = {
+        "class": evaluators.vlmevalkit,
+        "model_path": str(model),
+        **evaluators.vlmevalkit_settings,
+        "max_new_tokens": max_new_tokens,
+    }
     data = {key: {"class": kind, "dataset": key} for key, kind in VLMEVALKIT_DATA.items()}
     text = json.dumps({"model": {name: settings}, "data": data}, indent=2)
     (folder / "vlmevalkit.json").write_text(text + "\n", "utf-8")
 
 
-def _write_lmms_eval(folder: Path, name: str, readers: Readers, model: Path) -> None:
+def _write_lmms_eval(folder: Path, name: str, evaluators: Evaluators, model: Path) -> None:
     arguments = [
         {
-            "model": readers.lmms_eval,
+            "model": evaluators.lmms_eval,
             "model_args": f"pretrained={model}",
             "tasks": ",".join(LMMS_EVAL_TASKS),
             "batch_size": "1",
@@ -115,10 +89,13 @@ def _write_lmms_eval(folder: Path, name: str, readers: Readers, model: Path) -> 
 
 
 def _write_commands(folder: Path, final: Path) -> None:
-    lines = [
-        "#!/bin/sh",
-        "# In VLMEvalKit's checkout; some benchmarks want a judge (its docs, `--judge`):",
-        f"python run.py --config {shlex.quote(str(final / 'vlmevalkit.json'))}",
+    lines = ["#!/bin/sh"]
+    if (folder / "vlmevalkit.json").is_file():
+        lines += [
+            "# In VLMEvalKit's checkout; some benchmarks want a judge (its docs, `--judge`):",
+            f"python run.py --config {shlex.quote(str(final / 'vlmevalkit.json'))}",
+        ]
+    lines += [
         "# Where lmms-eval is installed:",
         f"python -m lmms_eval --config {shlex.quote(str(final / 'lmms_eval.yaml'))}",
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,15 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.data.batches import Batch
 from trainer.data.packing import Packed
-from trainer.families.encoder import (
-    IMAGES_AT_ONCE,
-    Encoded,
-    calls,
-    encode,
-    encoder_learns,
-    rotary_positions,
-)
+from trainer.families import Family, ImageFeatures, family_of
+from trainer.families.encoder import PATCHES_AT_ONCE, calls, encode
 from trainer.losses.views import View
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PASS_TOKENS = 16384
 """Tokens, padding included, of one pass of the language model."""
@@ -46,24 +43,26 @@ class ViewLogProbs(nn.Module):
         """`learner` is a model of a known family, or peft's wrapping of one."""
         super().__init__()
         self.learner: Any = learner
+        self.family = family_of(_base(learner).config)
         self.pass_tokens = pass_tokens
 
     def forward(self, batch: Batch) -> dict[View, Tensor]:
         """The table of a batch on the model's device."""
-        base = _base(self.learner)
+        base, family = _base(self.learner), self.family
         inner, head = base.model, base.get_output_embeddings()
         passes = _passes(batch.packed, self.pass_tokens)
-        groups = _image_calls(inner, batch)
+        groups = _image_calls(family, inner, batch)
         num_groups, num_passes = self._agree(len(groups), len(passes))
-        features = _encode(inner, batch, _refilled(groups, num_groups))
-        positions = _positions(inner, batch)
+        features = _encode(family, inner, batch, _refilled(groups, num_groups))
+        positions = _positions(family, inner, batch)
         device = head.weight.device
         table = torch.zeros(len(batch) * len(batch.views), device=device)
         for number, chosen in enumerate(_refilled(passes, num_passes)):
-            inputs = _inputs(inner, chosen, positions, device)
+            inputs = _inputs(family.text_model(inner), chosen, positions, device)
+            shown = [features[i] for p in chosen for i in p.images]
             states = inner(
                 **inputs,
-                mm_encoder_outputs=features.of([i for p in chosen for i in p.images]),
+                mm_encoder_outputs=family.encoder_outputs(shown) if shown else None,
                 use_cache=False,
             ).last_hidden_state
             filler = number >= len(passes)
@@ -88,7 +87,8 @@ def shares_prompts(learner: Any) -> bool:
 
     FlashAttention takes none but causal ones, and a sliding window would be lost in them.
     """
-    config = _base(learner).model.language_model.config
+    base = _base(learner)
+    config = family_of(base.config).text_model(base.model).config
     layers = getattr(config, "layer_types", None) or []
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in layers if layers else window is not None
@@ -159,22 +159,26 @@ def _refilled(parts: list[Any], number: int) -> list[Any]:
     return parts + parts[-1:] * (number - len(parts))
 
 
-def _image_calls(inner: Any, batch: Batch) -> list[list[int]]:
+def _image_calls(family: type[Family], inner: PreTrainedModel, batch: Batch) -> list[list[int]]:
     """Images by call of the tower; none where this model has encoded the batch before."""
     if id(inner) in batch.features:
         return []
-    at_once = max(1, len(batch.images)) if encoder_learns(inner) else IMAGES_AT_ONCE
-    return calls([image.alone for image in batch.images], at_once=at_once)
+    at_once = None if family.encoder_learns(inner) else PATCHES_AT_ONCE
+    patches = [image.num_patches for image in batch.images]
+    return calls(patches, [image.alone for image in batch.images], at_once=at_once)
 
 
-def _encode(inner: Any, batch: Batch, groups: Sequence[Sequence[int]]) -> Encoded:
+def _encode(
+    family: type[Family],
+    inner: PreTrainedModel,
+    batch: Batch,
+    groups: Sequence[Sequence[int]],
+) -> tuple[ImageFeatures, ...]:
     """The batch's images; kept with the batch where they do not depend on what learns."""
-    found: Encoded | None = batch.features.get(id(inner))
+    found = batch.features.get(id(inner))
     if found is None:
-        counts = [image.count for image in batch.images]
-        alone = [image.alone for image in batch.images]
-        found = encode(inner, batch.pixels, counts, alone, groups)
-        if not encoder_learns(inner):
+        found = encode(family, inner, batch.image_tensors(), groups)
+        if not family.encoder_learns(inner):
             batch.features[id(inner)] = found
     return found
 
@@ -198,17 +202,16 @@ class _Positions:
             into[:, way] = torch.cat([own, after.expand(3, -1)], 1)
 
 
-def _positions(inner: Any, batch: Batch) -> _Positions:
+def _positions(family: type[Family], inner: PreTrainedModel, batch: Batch) -> _Positions:
     found: dict[int, Tensor] = {}
-    grids = batch.pixels.get("image_grid_thw")
-    grids = None if grids is None else grids.cpu()
+    tensors = batch.image_tensors()
     for packed in batch.packed:
         for prompt, _ in packed.ways:
             if id(prompt) in found:
                 continue
             images = prompt.image[prompt.image >= 0]
             here = list(dict.fromkeys(images.tolist()))
-            own = rotary_positions(inner, prompt, grids[here] if grids is not None else None)
+            own = family.positions(inner, prompt, [tensors[n] for n in here])
             if own is None:
                 return _Positions({})
             found[id(prompt)] = own
@@ -216,7 +219,10 @@ def _positions(inner: Any, batch: Batch) -> _Positions:
 
 
 def _inputs(
-    inner: Any, packed: Sequence[Packed], positions: _Positions, device: torch.device
+    text_model: PreTrainedModel,
+    packed: Sequence[Packed],
+    positions: _Positions,
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """Padded ids, positions and attention mask of a pass; padding is on the right."""
     lengths = [len(p.ids) for p in packed]
@@ -230,8 +236,8 @@ def _inputs(
     here = torch.arange(width) < torch.tensor(lengths)[:, None]
     if any(p.branches for p in packed):
         mask = _tree_mask(packed, width, device)
-        if inner.language_model.config._attn_implementation == "eager":  # noqa: SLF001
-            dtype = inner.get_input_embeddings().weight.dtype
+        if text_model.config._attn_implementation == "eager":  # noqa: SLF001
+            dtype = text_model.get_input_embeddings().weight.dtype
             mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(
                 ~mask, torch.finfo(dtype).min
             )

@@ -7,23 +7,21 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from schemas.ids import row_seed
 from trainer.errors import UsageError
+from trainer.families import family_of
 from trainer.settings import Full, Lora
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
-_PARTS = {
-    # Qwen's projector, the merger, is a part of its tower's module: so projectors come first.
-    "projector": r"(^|\.)(multi_modal_projector|image_newline|visual\.(.*\.)?\w*merger\w*)(\.|$)",
-    "vision_tower": r"(^|\.)(vision_tower|visual)\.",
-    "language_model": r"(^|\.)(language_model\.|lm_head\.)",
-}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,7 @@ class Learning:
         )
 
 
-def part_of(name: str) -> str:
-    """The part of the model that a module or parameter belongs to, by its name."""
-    for part, pattern in _PARTS.items():
-        if re.search(pattern, name):
-            return part
-    raise UsageError(
-        f"{name} is in no part of a model that is known ({', '.join(_PARTS)}); "
-        "the family is not supported"
-    )
-
-
-def make_learn(model: nn.Module, tune: Lora | Full, seed: int) -> Any:
+def make_learn(model: PreTrainedModel, tune: Lora | Full, seed: int) -> Any:
     """The model with everything frozen but what `tune` names.
 
     Adapters are added in place, in float32, their first values drawn from the seed; the model's own
@@ -72,32 +59,34 @@ def make_learn(model: nn.Module, tune: Lora | Full, seed: int) -> Any:
         wanted = {"language_model"}
         wanted |= {"vision_tower"} if tune.vision_tower else set()
         wanted |= {"projector"} if tune.projector else set()
+        family = family_of(model.config)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(part_of(name) in wanted)
+            parameter.requires_grad_(family.part_of(name) in wanted)
         return model
     return _with_adapters(model, tune, seed)
 
 
-def _with_adapters(model: nn.Module, tune: Lora, seed: int) -> Any:
+def _with_adapters(model: PreTrainedModel, tune: Lora, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415  2 s, for adapters alone
 
+    targets = tune.targets or family_of(model.config).adapter_targets()
     try:
-        pattern = re.compile(tune.targets)
+        pattern = re.compile(targets)
     except re.error as error:
-        raise UsageError(f"tune.targets {tune.targets!r} is no pattern: {error}") from None
+        raise UsageError(f"tune.targets {targets!r} is no pattern: {error}") from None
     matched = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     if not matched or (other := sorted(set(matched) - set(linear))):
         what = f"matches {other[0]}, which is not linear" if matched else "matches nothing"
         raise UsageError(
-            f"tune.targets {tune.targets!r} {what}; the model's {len(linear)} linear layers "
+            f"tune.targets {targets!r} {what}; the model's {len(linear)} linear layers "
             f"have names like {linear[0]} and {linear[len(linear) // 2]}"
         )
     config = LoraConfig(
         r=tune.rank,
         lora_alpha=tune.alpha,
         lora_dropout=tune.dropout,
-        target_modules=tune.targets,
+        target_modules=targets,
         bias="none",
     )
     with torch.random.fork_rng():
@@ -105,14 +94,15 @@ def _with_adapters(model: nn.Module, tune: Lora, seed: int) -> Any:
         return get_peft_model(model, config)
 
 
-def learning(model: nn.Module) -> Learning:
+def learning(model: PreTrainedModel | PeftModel) -> Learning:
     """Count what learns."""
     by_part: Counter[str] = Counter()
     tensors = 0
+    family = family_of(model.config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             tensors += 1
-            by_part[part_of(name)] += parameter.numel()
+            by_part[family.part_of(name)] += parameter.numel()
     total = sum(parameter.numel() for parameter in model.parameters())
     return Learning(tensors, sum(by_part.values()), total, dict(by_part))
 

@@ -1,9 +1,10 @@
-"""Rows of Parquet files, streamed without the image bytes."""
+"""Parquet files: rows streamed without the image bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -11,25 +12,61 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.sources.files import Input, InputFile
-from pipeline.sources.formats.cells import EmbeddedImage, cell_of
-from pipeline.sources.formats.errors import Place, SourceError
-from pipeline.sources.formats.text import PlacedRow
-from pipeline.sources.presets import IMAGE_FIELDS, Mapped
+from pipeline.sources.cells import EmbeddedImage, cell_of
+from pipeline.sources.columns import IMAGE_FIELDS, Mapped
+from pipeline.sources.errors import Place, SourceError
+from pipeline.sources.files import Found, InputFile
+from pipeline.sources.formats.base import Input, PlacedRow, Table
 from stages.read.inputs import image_leaf, open_parquet
 
 _BATCH_ROWS = 128
 """Small, because images may be inline as data URLs of a megabyte each."""
+_TAIL_BYTES = 8
+"""Length of the footer (4 bytes, little-endian) and the magic "PAR1"."""
 
 
-def parquet_columns(source: Input) -> list[str]:
-    """Columns of the first file, those inside structs with dots."""
-    file = source.files[0]
-    with _readable(file), open_parquet(file.url) as parquet:
-        names: list[str] = []
-        for field in parquet.schema_arrow:
-            _collect(field, "", names)
-        return names
+class Parquet(Table):
+    """Read by batches, without the bytes of embedded images."""
+
+    name = "parquet"
+    known_by = ".parquet"
+    suffixes = (".parquet",)
+
+    def find(self, found: Found) -> Input | None:
+        """The `.parquet` files."""
+        files = tuple(found.file(name) for name in found.ending(".parquet"))
+        return Input(found.url, self, files) if files else None
+
+    def columns_of(self, source: Input) -> Sequence[str]:
+        """Columns of the first file, those inside structs with dots."""
+        file = source.files[0]
+        with _readable(file), open_parquet(file.url) as parquet:
+            names: list[str] = []
+            for field in parquet.schema_arrow:
+                _collect(field, "", names)
+            return names
+
+    def rows(self, source: Input, mapped: Mapped) -> Iterator[PlacedRow]:
+        """The rows, with only the columns that feed a field; images as `EmbeddedImage`."""
+        for file in source.files:
+            with _readable(file), open_parquet(file.url) as parquet:
+                yield from _file_rows(file, parquet, mapped)
+
+    def fingerprint(self, file: InputFile) -> bytes:
+        """Of size and footer (schema, statistics, place and length of every column chunk).
+
+        The images do not count: they may be terabytes.
+        """
+        with file.open() as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - _TAIL_BYTES))
+            tail = stream.read(_TAIL_BYTES)
+            if len(tail) < _TAIL_BYTES or tail[4:] != b"PAR1":
+                raise SourceError(f"{file.url}: not a Parquet file (no PAR1 at its end)")
+            length = int.from_bytes(tail[:4], "little") + _TAIL_BYTES
+            stream.seek(max(0, size - length))
+            content = size.to_bytes(8, "little") + stream.read(length)
+            return blake2b(content, digest_size=16).digest()
 
 
 def _collect(field: pa.Field, prefix: str, names: list[str]) -> None:
@@ -37,13 +74,6 @@ def _collect(field: pa.Field, prefix: str, names: list[str]) -> None:
     if pa.types.is_struct(field.type):
         for inner in field.type:
             _collect(inner, f"{prefix}{field.name}.", names)
-
-
-def parquet_rows(source: Input, mapped: Mapped) -> Iterator[PlacedRow]:
-    """The rows, with only the columns that feed a field; embedded images as `EmbeddedImage`."""
-    for file in source.files:
-        with _readable(file), open_parquet(file.url) as parquet:
-            yield from _file_rows(file, parquet, mapped)
 
 
 def _file_rows(file: InputFile, parquet: pq.ParquetFile, mapped: Mapped) -> Iterator[PlacedRow]:

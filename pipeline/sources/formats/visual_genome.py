@@ -4,52 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
-from pipeline.sources.files import Input, InputFile
-from pipeline.sources.formats.coco import xyxy
-from pipeline.sources.formats.errors import Place, SourceError
-from pipeline.sources.formats.text import PlacedRow, load_json
-from stages.read.inputs import filesystem_of
-
-VISUAL_GENOME_COLUMNS = ["id", "image", "prompt", "chosen", "objects", "source", "license"]
+from pipeline.sources.cells import xyxy
+from pipeline.sources.columns import Mapped
+from pipeline.sources.errors import Place, SourceError
+from pipeline.sources.files import Found, InputFile, first_folder
+from pipeline.sources.formats.base import Format, Input, PlacedRow
+from pipeline.sources.json_text import load_json
 
 _NUM_PHRASES = 3
 """Region phrases that make up the answer: about as long as a caption, and still true of the image
 when read one after the other."""
 
 
-def visual_genome_rows(source: Input) -> Iterator[PlacedRow]:
-    """One row per image of `image_data.json`, with its objects, their attributes, its phrases."""
-    files = {file.name: file for file in source.files}
-    images_file = files["image_data.json"]
-    objects = _by_image(files.get("objects.json"), "objects")
-    attributes = _attributes(files.get("attributes.json"))
-    regions = _by_image(files.get("region_descriptions.json"), "regions")
-    for number, image in enumerate(load_json(images_file, list)):
-        place = Place(images_file.url, images_file.name, "item", number)
-        key = _image_id(image)
-        if key is None:
-            raise place.error("image_id", f"found {image!r:.60}", "an object with image_id")
-        yield PlacedRow(
-            place,
-            {
+class VisualGenome(Format):
+    """`image_data.json` and what lies beside it, each file loaded whole."""
+
+    name = "visual_genome"
+    known_by = "image_data.json"
+    suffixes = (".json",)
+    columns = ("id", "image", "prompt", "chosen", "objects", "source", "license")
+    defaults: ClassVar[Mapping[str, str]] = {
+        "prompt": "Describe the image.",
+        "license": "CC BY 4.0",
+    }
+
+    def find(self, found: Found) -> Input | None:
+        """The folder, named itself or by its `image_data.json`."""
+        if self.known_by not in found.names:
+            return None
+        beside = [f"{name}.json" for name in ("objects", "attributes", "region_descriptions")]
+        names = [self.known_by, *(name for name in beside if found.has(name))]
+        return Input(found.folder, self, tuple(found.file(name) for name in names))
+
+    def rows(self, source: Input, mapped: Mapped) -> Iterator[PlacedRow]:
+        """One row an image, with its objects, their attributes, its phrases."""
+        files = {file.name: file for file in source.files}
+        images_file = files["image_data.json"]
+        objects = _by_image(files.get("objects.json"), "objects")
+        attributes = _attributes(files.get("attributes.json"))
+        regions = _by_image(files.get("region_descriptions.json"), "regions")
+        for number, image in enumerate(load_json(images_file, list)):
+            place = Place(images_file.url, images_file.name, "item", number)
+            key = _image_id(image)
+            if key is None:
+                raise place.error("image_id", f"found {image!r:.60}", "an object with image_id")
+            phrases = [str(region.get("phrase", "")) for region in regions.get(key, [])]
+            annotated = enumerate(objects.get(key, []))
+            cells = {
                 "id": key,
                 "image": _image_name(image),
-                "chosen": answer([str(r.get("phrase", "")) for r in regions.get(key, [])]),
-                "objects": [
-                    _object(place, index, item, attributes)
-                    for index, item in enumerate(objects.get(key, []))
-                ],
-            },
-        )
+                "chosen": answer(phrases),
+                "objects": [_object(place, index, item, attributes) for index, item in annotated],
+            }
+            yield PlacedRow(place, cells)
 
-
-def visual_genome_image_root(source: Input) -> str:
-    """Where the images lie: in the folder, or in its `images`."""
-    folder = source.files[0].folder
-    filesystem, path = filesystem_of(f"{folder}/images")
-    return f"{folder}/images" if filesystem.isdir(path) else folder
+    def image_root(self, source: Input, file: str) -> str:
+        """Where the images lie: in the folder `images`, or beside the annotations."""
+        folder = source.files[0].folder
+        return first_folder(f"{folder}/images", folder)
 
 
 def answer(phrases: list[str]) -> str | None:

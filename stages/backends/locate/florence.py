@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from schemas.geometry import Box
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError
 from stages.base import OPERATIONAL, Device
+from stages.locate.detections import Detection
 from stages.pixels import Pixels
 
 if TYPE_CHECKING:
@@ -116,14 +117,18 @@ class Florence:
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
-    ) -> list[list[tuple[str, Box, float]]]:
+    ) -> list[list[Detection]]:
         """The boxes of those things whose name is a tag of the image, in any case.
 
         The model names things in its own words: ask it for tags that it gave.
         """
         asked = [{" ".join(tag.split()).casefold(): tag for tag in own} for own in tags]
         return [
-            [(own[n.casefold()], box, score) for n, box, score in found if n.casefold() in own]
+            [
+                Detection(box, {own[n.casefold()]: score})
+                for n, box, score in found
+                if n.casefold() in own
+            ]
             for own, found in zip(asked, self._objects(images), strict=True)
         ]
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from schemas.geometry import Box
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError
 from stages.base import OPERATIONAL, Device
+from stages.locate.detections import Detection
 from stages.pixels import Pixels
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 _PAD, _START, _END, _STOP, _QUESTION = 0, 101, 102, 1012, 1029
 """Tokens of BERT (uncased) at which the model cuts its prompt into tags; fixed in its code."""
-
-Detections = list[tuple[str, Box, float]]
 
 
 class _Prompt(NamedTuple):
@@ -67,6 +66,9 @@ class GroundingDino:
     synonym_share: Annotated[float, Gt(0), Le(1)] = 0.8
     """A box gets every tag whose score is at least this share of its best tag's: "man" beside
     "person", so that the stage can keep the answer's word. 1 leaves each box one tag."""
+    faint_threshold: Annotated[float, Ge(0), Le(1)] = 0.1
+    """The same two chances, at least, for tags that cannot name a box but may be what it shows:
+    "car" 0.40 beside "suv" 0.60. They go into the record of the thing."""
     side_step: Annotated[int, Ge(1), Le(128)] = 1
     """The sides to which an image is resized are rounded to multiples of this. Only images of
     the same resized size share a pass: with 32 there are tens of sizes instead of hundreds, at the
@@ -131,8 +133,8 @@ class GroundingDino:
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
-    ) -> list[list[tuple[str, Box, float]]]:
-        """Tag, box in pixels of the image and score of whatever is above both thresholds.
+    ) -> list[list[Detection]]:
+        """Every box with a tag that is above both thresholds.
 
         Boxes are not yet compared with each other. ValueError for a tag that is too long for a
         prompt of its own.
@@ -142,7 +144,7 @@ class GroundingDino:
         prompts = [p for k, names in enumerate(tags) for p in self._prompts(k, names)]
         sizes = {p.image: self._resized_size(images[p.image]) for p in prompts}
         prompts.sort(key=lambda prompt: sizes[prompt.image])  # stable: their order else
-        found: list[Detections] = [[] for _ in images]
+        found: list[list[Detection]] = [[] for _ in images]
         for size, group in groupby(prompts, key=lambda prompt: sizes[prompt.image]):
             same = list(group)
             for part in chunks(len(same), self.max_batch):
@@ -240,22 +242,29 @@ class GroundingDino:
         boxes: NDArray[np.float32],
         width: int,
         height: int,
-    ) -> Detections:
-        """Of every query the likeliest tag that passes both thresholds, and its near equals."""
+    ) -> list[Detection]:
+        """Of every query the likeliest tag that passes both thresholds, and its near equals.
+
+        With them go, as faint, the other tags that are above the lower limit.
+        """
         edges = [edge for span in prompt.spans for edge in span]
         lengths = np.diff(prompt.spans)[:, 0]
         # Spans are apart by a full stop: every second stretch between edges is one.
         best = np.maximum.reduceat(chances, edges, axis=1)[:, ::2]
         mean = np.add.reduceat(chances, edges, axis=1)[:, ::2] / lengths
         score = np.where((best > self.box_threshold) & (mean > self.text_threshold), best, 0)
-        found: Detections = []
+        likely = (best > self.faint_threshold) & (mean > self.faint_threshold)
+        found: list[Detection] = []
         for query in np.flatnonzero(score.max(1) > 0):
             x, y, w, h = boxes[query].tolist()
             box = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2).scaled(width, height)
             box = box.clipped(width, height)
-            least = self.synonym_share * score[query].max()
-            for tag in np.flatnonzero(score[query] >= least):
-                found.append((prompt.tags[tag], box, float(score[query, tag])))
+            named = score[query] >= self.synonym_share * score[query].max()
+            names, rest = (
+                {prompt.tags[tag]: float(best[query, tag]) for tag in np.flatnonzero(which)}
+                for which in (named, ~named & likely[query])
+            )
+            found.append(Detection(box, names, faint=rest))
         return found
 
 

@@ -19,6 +19,7 @@ from stages.backends.weights.checkpoints import (
     locate,
 )
 from stages.base import DECIDING_FILE, Device
+from stages.locate.detections import Detection
 from stages.pixels import Pixels
 
 Span = tuple[int, int]
@@ -112,11 +113,11 @@ class GroundingDinoPy:
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
-    ) -> list[list[tuple[str, Box, float]]]:
-        """Tag, box in pixels of the image and score of whatever is above both thresholds."""
+    ) -> list[list[Detection]]:
+        """Whatever is above both thresholds."""
         return [self._found(image, own) for image, own in zip(images, tags, strict=True)]
 
-    def _found(self, image: Pixels, tags: Sequence[str]) -> list[tuple[str, Box, float]]:
+    def _found(self, image: Pixels, tags: Sequence[str]) -> list[Detection]:
         import torch
 
         height, width = image.shape[:2]
@@ -133,7 +134,7 @@ class GroundingDinoPy:
                 for k in good.nonzero()[:, 0].tolist():
                     x, y, w, h = boxes[k].tolist()
                     box = Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2).scaled(width, height)
-                    found.append((tag, box.clipped(width, height), float(best[k])))
+                    found.append(Detection(box.clipped(width, height), {tag: float(best[k])}))
         return found
 
     def _prompts(self, tags: Sequence[str]) -> Iterator[tuple[str, list[tuple[str, Span]]]]:

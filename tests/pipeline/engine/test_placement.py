@@ -25,7 +25,7 @@ from pipeline.engine.work import make_groups
 from pipeline.errors import UsageError
 from pipeline.inspect.plan import plan
 from pipeline.recipes.build import load_recipe
-from pipeline.run import make_chains
+from pipeline.recipes.chains import make_chains
 from pipeline.sources import open_source
 
 ROOT = Path(__file__).parents[3]
@@ -93,11 +93,13 @@ def test_groups_that_do_not_follow_the_chain_are_refused(groups, said):
 
 def test_a_stage_that_no_recipe_has_is_found():
     book = load_recipe("crop")
-    assert unknown_stages(book, placed(["loader", "segmenter", "croper"], "rest")) == [
+    assert unknown_stages(
+        make_chains(book, 0), placed(["loader", "segmenter", "croper"], "rest")
+    ) == [
         "croper",
         "segmenter",
     ]
-    assert unknown_stages(book, Placement()) == []
+    assert unknown_stages(make_chains(book, 0), Placement()) == []
 
 
 def load(folder, content):

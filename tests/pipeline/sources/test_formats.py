@@ -29,8 +29,8 @@ def png(level=0, width=40, height=40):
 def level(outcome):
     if isinstance(outcome, Drop):
         return outcome.reason
-    with PIL.Image.open(io.BytesIO(outcome[0].image.bytes)) as picture:
-        return picture.getpixel((5, 5))[0]
+    with PIL.Image.open(io.BytesIO(outcome[0].image.bytes)) as image:
+        return image.getpixel((5, 5))[0]
 
 
 def fails(path, *words, columns=None):
@@ -180,7 +180,7 @@ def test_objects_in_parquet(tmp_path):
 
 def test_parquet_errors(tmp_path):
     path = hub_dataset(tmp_path, 3)
-    fails(path, "no column 'answer'", "question", columns={"chosen": "answer"})
+    fails(path, "unknown column 'answer'", "question", columns={"chosen": "answer"})
     bad = pa.table(
         {"image": ["a"], "chosen": ["x"], "objects": [[{"label": "d", "box": [3, 0, 1, 1]}]]}
     )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sources import open_source
-from pipeline.sources.formats.errors import SourceError
+from pipeline.sources.errors import SourceError
 from schemas.records import Kind, Seed
 from stages.read.loader import Loader
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 
 import fsspec
 import PIL.Image
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline.sources
 from pipeline.sources import FIELDS, SourceError, open_source, presets
+from pipeline.sources.formats import formats
 from schemas.arrow import from_bytes, to_bytes
 from schemas.geometry import Box, Mask
 from schemas.records import Reason, SeedRef
@@ -200,10 +203,17 @@ def test_trl_plain_and_conversational(tmp_path):
 
 
 def test_every_preset_maps_known_fields():
+    known = {one.name for one in formats()}
     for preset in presets().values():
+        assert set(preset.formats) <= known
         assert set(preset.columns) <= set(FIELDS)
         assert {"image", "chosen"} <= set(preset.columns)
         assert set(preset.defaults) <= set(FIELDS)
+
+
+def test_the_readme_lists_every_format():
+    readme = (Path(pipeline.sources.__file__).parent / "README.md").read_text("utf-8")
+    assert [one.name for one in formats() if f"| `{one.name}` |" not in readme] == []
 
 
 def test_the_preset_follows_the_columns(tmp_path):
@@ -234,8 +244,9 @@ def test_columns_override_the_preset(tmp_path):
 def test_wrong_columns_are_named(tmp_path):
     path = write(tmp_path, [ROW])
     fails(path, "'answer'", "chosen", "rejected", columns={"chosen": "answer"})
-    fails(path, "answer=", "unknown field", "chosen", columns={"answer": "chosen"})
-    fails(path, "preset=lava", "llava", columns={"preset": "lava"})
+    fails(path, "'chsen'; did you mean chosen?", columns={"prompt": "chsen"})
+    fails(path, "unknown field 'chosn'; did you mean chosen?", columns={"chosn": "chosen"})
+    fails(path, "preset 'lava'; did you mean llava?", "pascal_voc", columns={"preset": "lava"})
     fails(path, "preset coco reads coco", "jsonl", columns={"preset": "coco"})
     fails(path, "field chosen", "--columns chosen=", columns={"chosen": ""})
     fails(path, "preset trl", "field image", columns={"preset": "trl"})
@@ -315,7 +326,7 @@ def test_inputs_that_are_not_there(tmp_path):
     fails(str(tmp_path / "a.csv"), "unknown kind of file")
     (tmp_path / "a.jsonl").write_text("{}")
     (tmp_path / "a.parquet").write_text("{}")
-    fails(str(tmp_path), "both .parquet and .jsonl")
+    fails(str(tmp_path), "both .jsonl and .parquet", "/*.jsonl'")
     fails(str(tmp_path / "a.parquet"), "a.parquet", "not a readable Parquet file")
     fails(str(tmp_path / "*.txt"), "nothing to read")
     fails("gs://bucket/rows.jsonl", "pip install 'nearmiss[gcs]'")

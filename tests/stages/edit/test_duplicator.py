@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from schemas.geometry import Box, Mask
+from schemas.known import Known
 from schemas.records import Drop, Kind, Reason, Region, Seed, Segmented
 from stages.edit.duplicator import Duplicator
 from stages.pixels import decode, encode_jpeg
@@ -40,7 +41,8 @@ def scene(
     image = encode_jpeg(np.clip(pixels, 0, 255).astype(np.uint8))
     regions = tuple(Region("dog", Box(*map(float, box))) for box in boxes)
     seed = Seed(seed_id, 0, image, WIDTH, HEIGHT, prompt, chosen, None, regions, "test", None)
-    return Segmented(seed, Region("dog", regions[0].box, Mask.from_array(masks[0])), regions)
+    region = Region("dog", regions[0].box, Mask.from_array(masks[0]))
+    return Segmented(seed, Known.annotated((region, *regions[1:])), 0)
 
 
 def reason(outcome):
@@ -129,12 +131,13 @@ def test_a_thing_cut_by_the_edge_or_half_a_mask_is_no_second_thing():
     half = record.region.mask.to_array()
     half[:70] = False
     torn = Region("dog", record.region.box, Mask.from_array(half))
-    outcome = Duplicator().process_one(replace(record, region=torn))
+    outcome = Duplicator().process_one(replace(record, known=Known.annotated([torn])))
     assert reason(outcome) == Reason.BAD_SEGMENTATION
     edge = np.zeros((HEIGHT, WIDTH), bool)
     edge[50:90, :30] = True
     cut = Region("dog", Box(0, 50, 30, 90), Mask.from_array(edge))
-    outcome = Duplicator().process_one(replace(scene(boxes=((0, 50, 30, 90),)), region=cut))
+    whole = scene(boxes=((0, 50, 30, 90),))
+    outcome = Duplicator().process_one(replace(whole, known=Known.annotated([cut])))
     assert reason(outcome) == Reason.NO_FREE_PLACE
 
 

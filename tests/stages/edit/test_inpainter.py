@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.geometry import Box, Mask
+from schemas.known import Known
 from schemas.records import Candidate, Drop, Kind, Reason, Region, Seed, Segmented
 from stages.backends.inpaint.classical import FILLS, PatchFill, TeleaFill
 from stages.base import Device
@@ -50,7 +51,8 @@ def record(pixels, mask, label="red stool", others=()):
     seed = Seed(
         "s", 0, image, width, height, "What?", "A red stool.", None, (region, *others), "t:1", None
     )
-    return Segmented(seed, Region(label, box, Mask.from_array(mask)), seed.regions)
+    segmented = Region(label, box, Mask.from_array(mask))
+    return Segmented(seed, Known.annotated((segmented, *others)), 0)
 
 
 @dataclass
@@ -274,7 +276,7 @@ def test_a_region_without_mask_is_trouble():
     pixels, _, mask = scene(1)
     one = record(pixels, mask)
     with pytest.raises(ValueError, match="has no mask"):
-        Inpainter(TeleaFill()).process([replace(one, region=one.seed.regions[0])])
+        Inpainter(TeleaFill()).process([replace(one, known=Known.annotated(one.seed.regions))])
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,9 @@ def test_absence_is_not_claimed_of_what_has_others_unseen(label):
     pixels, _, mask = scene(1)
     one = record(pixels, mask)
     region = Region(label, one.region.box, one.region.mask)
-    ((candidate,),) = Inpainter(TeleaFill()).process([replace(one, region=region)])
+    ((candidate,),) = Inpainter(TeleaFill()).process(
+        [replace(one, known=Known.annotated([region]))]
+    )
     assert candidate.counterfactual is None
 
 

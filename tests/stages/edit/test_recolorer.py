@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.geometry import Box, Mask
+from schemas.known import Known
 from schemas.records import Drop, Kind, Reason, Region, Seed, Segmented
 from stages.edit.oklab import COLOR_NAMES, distance_to, name_map, oklab_of, to_oklab, to_rgb
 from stages.edit.recolorer import Recolorer
@@ -31,7 +32,7 @@ def scene(
     region = Region(label, BOX, Mask.from_array(inside))
     regions = (Region(label, BOX), *others)
     seed = Seed("s", 0, image, WIDTH, HEIGHT, prompt, chosen, None, regions, "test", None)
-    return Segmented(seed, region, regions)
+    return Segmented(seed, Known.annotated((region, *others)), 0)
 
 
 def reason(outcome):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from schemas.geometry import Box
+from schemas.geometry import Box, Mask
 from schemas.records import Drop, Reason, Region, Seed, Tag, Tagged
 from stages.base import Device
+from stages.locate.detections import Detection
 from stages.locate.detector import Detector, DetectorBackend
 from stages.pixels import encode_jpeg
 
@@ -22,6 +23,7 @@ class Finding:
     answers: list
     asked: list = field(default_factory=list)
     opened: int = 0
+    name: str = "finding"
 
     def open(self, device):
         self.opened += 1
@@ -45,7 +47,7 @@ def tagged(chosen="A dog and a cat.", tags=("dog", "cat"), regions=()):
 
 def found(detections, record=None, **settings):
     """(label, score) of the regions, or the reason of the drop."""
-    backend = Finding([[(tag, Box(*box), score) for tag, box, score in detections]])
+    backend = Finding([[Detection(Box(*box), {tag: score}) for tag, box, score in detections]])
     (outcome,) = Detector(backend, **settings).process([record or tagged()])
     if isinstance(outcome, Drop):
         return outcome.reason
@@ -56,7 +58,7 @@ DOG, CAT = (10, 10, 40, 40), (60, 60, 90, 90)
 
 
 def test_regions_carry_the_score_and_the_clipped_box():
-    backend = Finding([[("dog", Box(-5, 10, 40, 140), 0.5)]])
+    backend = Finding([[Detection(Box(-5, 10, 40, 140), {"dog": 0.5})]])
     (outcome,) = Detector(backend, max_area=1.0).process([tagged()])
     assert outcome[0].regions == (Region("dog", Box(0, 10, 40, 100), score=0.5),)
     assert backend.asked == [[((100, 100, 3), ["dog", "cat"])]]
@@ -91,6 +93,26 @@ def test_what_is_found_but_not_mentioned_still_covers_and_rivals():
     assert found([("dog", DOG, 0.9), ("brown dog", CAT, 0.5)]) == Reason.AMBIGUOUS_REGION
 
 
+def test_a_thing_keeps_every_score_and_the_mask_of_the_detection_that_names_it():
+    box, mask = Box(*DOG), np.zeros((100, 100), bool)
+    mask[10:40, 10:35] = True
+    answers = [
+        Detection(Box(11, 10, 40, 40), {"vehicle": 0.3, "van": 0.4}),
+        Detection(box, {"suv": 0.6, "car": 0.5}, mask, {"van": 0.2, "truck": 0.1}),
+        Detection(Box(*CAT), {"cat": 0.8}),
+    ]
+    (outcome,) = Detector(Finding([answers])).process([tagged("A car and a cat.")])
+    cat, car = outcome[0].known.things
+    assert list(car.scores.items()) == [
+        ("car", 0.5), ("suv", 0.6), ("van", 0.4), ("vehicle", 0.3), ("truck", 0.1)
+    ]  # fmt: skip
+    assert (car.label, car.box, car.origin) == ("car", box, "finding")
+    assert (car.mask, cat.mask) == (Mask.from_array(mask), None)
+    assert outcome[0].regions == (cat.region, Region("car", box, car.mask, score=0.5))
+    with pytest.raises(ValueError, match=r"mask of shape \(9, 100\)"):
+        Detector(Finding([[Detection(box, {"cat": 0.5}, mask[:9])]])).process([tagged()])
+
+
 @pytest.mark.parametrize(
     ("detections", "settings", "expected"),
     [
@@ -115,7 +137,7 @@ def test_a_drop_says_which_tags_were_asked():
 
 def test_annotated_regions_replace_detection():
     mine = Region("dog", Box(*DOG))
-    backend = Finding([[("cat", Box(*CAT), 0.8)]])
+    backend = Finding([[Detection(Box(*CAT), {"cat": 0.8})]])
     batch = [tagged(tags=(), regions=[mine]), tagged()]
     first, second = Detector(backend).process(batch)
     assert first[0].regions == (mine,)

@@ -30,7 +30,7 @@ def longest(build, row):
 def test_rows_are_measured_exactly(checkpoint, tmp_path, name):
     family = checkpoint(name).family
     views = SVCO().views | MDPO().views
-    views |= ICVCO().views if family.kind.several_images else frozenset()
+    views |= ICVCO().views if family.several_images else frozenset()
     build = BatchBuilder(family, views, 3, share_prompts=False)
     pairs = [a_pair(n) for n in range(5)]
     rows = Rows.open([save(tmp_path, pairs)])

@@ -6,20 +6,25 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from transformers.image_utils import SizeDict
 
+import trainer
 from fakes.tiny.vlm import FAMILIES, save_vlm
+from schemas.records import Span
 from tests.trainer.pairs import SIZES
 from trainer.errors import UsageError
-from trainer.families import ANCHORS, load_family
-from trainer.families.family import image_inputs
+from trainer.families import ANCHORS, Family, joined, load_family
+from trainer.families.load import _answer_lead
 from trainer.losses import DPO, ICVCO, SVCO
 
 QUESTION = "What colour is the ring?"
+NOT_OF_AN_IMAGE = {"input_ids", "attention_mask", "mm_token_type_ids", "batch_num_images"}
 
 
 def pictures(number: int) -> list[PIL.Image.Image]:
@@ -36,26 +41,29 @@ def test_prompts_and_pixels_are_those_of_the_processors_own_call(checkpoint, nam
     family = checkpoint(name).family
     images = pictures(number)
     pixels = family.pixels(images)
-    prompt = family.prompt(QUESTION, [p.num_tokens for p in pixels])
+    prompt = family.prompt(QUESTION, [p.ids for p in pixels])
     own = family.processor(
         text=[family.prompt_text(QUESTION, number)],
         images=[images] if images else None,
         return_tensors="pt",
     )
     assert prompt.ids.tolist() == own["input_ids"][0].tolist()
-    ours = image_inputs(pixels)
-    assert set(ours) == set(own) & {"pixel_values", "image_sizes", "image_grid_thw"}
+    ours = joined([p.tensors for p in pixels])
+    assert set(ours) == set(own) - NOT_OF_AN_IMAGE
     for key, found in ours.items():
         wanted = own[key]
-        if wanted.ndim == 5:  # the processor fills every image up to the most tiles
-            tiles = [len(p.tensors["pixel_values"]) for p in pixels]
-            wanted = torch.cat([w[:n] for w, n in zip(wanted, tiles, strict=True)])
-        assert torch.equal(found, wanted)
+        if key == "pixel_values" and wanted.ndim == 5:
+            # Rows of tiles, filled up with zeros to the most tiles.
+            wanted = wanted.flatten(0, 1)[[bool(tile.any()) for tile in wanted.flatten(0, 1)]]
+        assert torch.equal(found, wanted.reshape(found.shape))
     # The placeholders are where the images are, in order, and stand before the question.
     placeholder = family.processor.image_token_id
-    assert ((prompt.ids == placeholder) == (prompt.image >= 0)).all()
+    assert (prompt.image[prompt.ids == placeholder] >= 0).all()
     runs = [n for n in prompt.image.tolist() if n >= 0]
     assert runs == [n for n, p in enumerate(pixels) for _ in range(p.num_tokens)]
+    # Each image is one unbroken run, whatever stands between its tiles.
+    assert np.count_nonzero(np.diff(prompt.image, prepend=-1)) <= 2 * number
+    assert family.prompt_length(QUESTION, number) + len(runs) == len(prompt.ids)
     if number == 0:
         assert family.placeholder not in family.prompt_text(QUESTION, 0)
         assert placeholder not in prompt.ids
@@ -66,8 +74,58 @@ def test_prompts_and_pixels_are_those_of_the_processors_own_call(checkpoint, nam
 def test_an_answer_ends_as_a_turn_of_the_family_ends(checkpoint, name):
     family = checkpoint(name).family
     ends = family.tokenizer.convert_ids_to_tokens(family.end_of_turn)
-    assert ends == ("</s>" if name in ("llava-1.5", "llava-next") else "<|im_end|>")
+    own = {"llava-1.5": "</s>", "llava-next": "</s>", "idefics3": "<end_of_utterance>"}
+    assert ends == own.get(name, "<|im_end|>")
     assert family.answer("The ring").ids[-1] == family.end_of_turn
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(checkpoint, name):
+    family = checkpoint(name).family
+    turns = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", QUESTION), ("assistant", "The ring"))
+    ]
+    whole = family.processor.apply_chat_template(turns)
+    ids = family.tokenizer(whole, add_special_tokens=not whole.startswith("<|im_start|>"))
+    ours = [*family.prompt(QUESTION, []).ids, *family.answer("The ring").ids[:-1]]
+    assert ids["input_ids"][: len(ours)] == ours
+    # The template says so, not the family: what writes no space gets none.
+    assert family.answer_lead == (" " if name == "idefics3" else "")
+    processor = copy.copy(family.processor)
+    processor.chat_template = processor.chat_template.replace("else ': '", "else ':'")
+    assert _answer_lead(replace(family, processor=processor)) == ""
+
+
+@pytest.mark.parametrize("lead", ["", " "])
+def test_spans_mark_the_same_words_behind_a_lead(checkpoint, lead):
+    family = replace(checkpoint("idefics3").family, answer_lead=lead)
+    answer = family.answer("The ring is red.", [Span(4, 8)])
+    words = family.tokenizer.decode(answer.ids[answer.marked])
+    assert words.strip() == "ring"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "tiles"),
+    [
+        ("internvl", {}, {(40, 40): 1, (64, 32): 3, (20, 100): 5, (64, 64): 5}),
+        ("idefics3", {}, {(40, 40): 5, (64, 32): 3, (20, 100): 3}),
+        ("idefics3", {"size": {"longest_edge": 32}}, {(40, 40): 1, (64, 32): 1}),
+        ("llava-next", {}, {(40, 40): 5, (64, 32): 3}),
+    ],
+)
+def test_an_image_is_as_many_tiles_as_its_size_asks_for(tmp_path, name, settings, tiles):
+    family = load_family(str(save_vlm(tmp_path, name)))
+    for key, value in settings.items():
+        setattr(family.processor.image_processor, key, SizeDict(**value))
+    for size, wanted in tiles.items():
+        (made,) = family.pixels([PIL.Image.new("RGB", size)])
+        assert len(made.tensors["pixel_values"]) == wanted
+        assert made.num_patches == wanted * 16
+        own = family.processor(
+            text=[family.prompt_text(QUESTION, 1)], images=[PIL.Image.new("RGB", size)]
+        )
+        assert family.prompt(QUESTION, [made.ids]).ids.tolist() == own["input_ids"][0]
 
 
 def test_the_start_token_comes_once(checkpoint):
@@ -85,7 +143,7 @@ def test_the_start_token_comes_once(checkpoint):
 def test_a_text_with_placeholders_is_refused(checkpoint):
     family = checkpoint("llava-1.5").family
     with pytest.raises(ValueError, match=r"1 images has 2 placeholders.*<image>"):
-        family.prompt("Where is <image>?", [16])
+        family.prompt("Where is <image>?", [np.full(16, 3)])
 
 
 def test_onevision_tiles_a_image_only_where_it_is_alone(checkpoint):
@@ -106,11 +164,15 @@ def test_losses_that_a_family_cannot_serve_are_refused(checkpoint):
     for name in FAMILIES:
         family = checkpoint(name).family
         family.check(SVCO().views, "loss svco")
-        if name in ("llava-1.5", "llava-next"):
-            with pytest.raises(UsageError, match=r"icvco shows two images.*trained on one image"):
-                family.check(ICVCO().views, "loss icvco")
-        else:
+        if family.several_images:
             family.check(ICVCO().views, "loss icvco")
+            continue
+        with pytest.raises(UsageError, match=r"icvco shows two images.*one image") as caught:
+            family.check(ICVCO().views, "loss icvco")
+        names = str(caught.value).partition("take ")[2]
+        assert [f.name in names for f in Family.known()] == [
+            f.several_images for f in Family.known()
+        ]
 
 
 def test_a_tokenizer_without_offsets_is_refused_where_they_are_needed(checkpoint):
@@ -149,7 +211,10 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, folder):
 
 def test_an_unknown_family_is_refused(folder):
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    refused(folder, "is a llama model", "qwen3_vl")
+    refused(folder, "unknown model type 'llama'", "did you mean llava?", "qwen3_vl")
+    # The form with code of its own, which many InternVL checkpoints have.
+    (folder / "config.json").write_text('{"model_type": "internvl_chat"}')
+    refused(folder, "unknown model type 'internvl_chat'; did you mean internvl?")
 
 
 def test_templates_that_do_something_else_are_refused(folder):
@@ -188,6 +253,17 @@ def test_digests_name_what_changed_and_not_where_it_is(tmp_path, folder):
     content["model"]["merges"].pop()
     tokenizer.write_text(json.dumps(content))
     assert changed() == {"tokenizer"}
+
+
+def test_every_family_has_a_tiny_checkpoint_and_a_line_in_the_readme(checkpoint):
+    assert {type(checkpoint(name).family) for name in FAMILIES} == set(Family.known())
+    text = (Path(trainer.__file__).parent / "README.md").read_text("utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    for family in Family.known():
+        types, images, *_ = table[family.name]
+        assert all(f"`{name}`" in types for name in family.model_types)
+        assert images == ("0, 1, 2" if family.several_images else "0, 1")
 
 
 def test_the_sentences_name_the_places():

@@ -12,6 +12,7 @@ from tests.trainer.pairs import a_row
 from tests.trainer.plain import plain_log_prob
 from trainer.data.batches import BatchBuilder
 from trainer.data.rows import Rows
+from trainer.families import family_of
 from trainer.families.encoder import calls
 from trainer.losses import ICVCO, MDPO, SFT, SVCO, SymMPO
 from trainer.model import logprobs
@@ -133,8 +134,8 @@ def test_only_answers_go_through_the_head(checkpoint):
 def towers(model):
     """Counts of tiles or patches that the vision tower has seen."""
     seen = []
-    inner = model.model
-    tower = inner.visual if hasattr(inner, "visual") else inner.vision_tower
+    pattern = family_of(model.config).vision_tower
+    (tower,) = (m for name, m in model.model.named_modules() if name == pattern)
 
     def note(_module, args, kwargs, _output):
         seen.append(len(args[0]) if args else len(kwargs["pixel_values"]))
@@ -143,7 +144,9 @@ def towers(model):
     return seen
 
 
-@pytest.mark.parametrize("name", ["llava-next", "llava-onevision", "qwen3-vl"])
+@pytest.mark.parametrize(
+    "name", ["llava-next", "llava-onevision", "qwen3-vl", "internvl", "idefics3"]
+)
 def test_an_image_is_encoded_once_for_policy_and_reference(checkpoint, name):
     made = checkpoint(name)
     views = SVCO().views if name == "llava-next" else SVCO().views | ICVCO().views
@@ -192,7 +195,8 @@ def test_gradients_are_those_of_the_plain_way(checkpoint, name):
 
     wanted, found = gradients("plain"), gradients("ours")
     assert wanted.keys() == found.keys()
-    assert any("visual" in n or "vision_tower" in n for n in found)
+    family = family_of(made.family.config)
+    assert {family.part_of(n) for n in found} == {"language_model", "projector", "vision_tower"}
     for name_, gradient in found.items():
         scale = max(1.0, float(wanted[name_].abs().max()))
         torch.testing.assert_close(gradient, wanted[name_], rtol=0, atol=1e-4 * scale)
@@ -222,7 +226,10 @@ def test_trees_only_where_attention_takes_their_masks(checkpoint):
     assert not shares_prompts(model)
 
 
-def test_frozen_towers_take_few_images_at_a_time_and_never_mix_company():
-    assert calls([True] * 3, at_once=2) == [[0, 1], [2]]
-    assert calls([True, False, False, True], at_once=8) == [[0, 3], [1, 2]]
-    assert calls([], at_once=1) == []
+def test_frozen_towers_take_few_patches_at_a_time_and_never_mix_company():
+    assert calls([4, 4, 4], [True] * 3, at_once=8) == [[0, 1], [2]]
+    # An image of more patches goes alone; it is one call in any case.
+    assert calls([4, 20, 4], [True] * 3, at_once=8) == [[0], [1], [2]]
+    assert calls([4, 20, 4], [True] * 3, at_once=None) == [[0, 1, 2]]
+    assert calls([1] * 4, [True, False, False, True], at_once=8) == [[0, 3], [1, 2]]
+    assert calls([], [], at_once=1) == []

@@ -9,7 +9,8 @@ from transformers import AutoModelForImageTextToText
 
 from fakes.tiny.vlm import FAMILIES, save_vlm
 from trainer.errors import UsageError
-from trainer.model.trainable import learning, make_learn, parameter_groups, part_of
+from trainer.families import family_of
+from trainer.model.trainable import learning, make_learn, parameter_groups
 from trainer.settings import Full, Lora
 
 
@@ -26,7 +27,7 @@ def test_adapters_spare_the_tower_and_full_tuning_takes_what_it_names(checkpoint
     model = load(checkpoint)
     sizes = dict.fromkeys(("language_model", "projector", "vision_tower"), 0)
     for name, parameter in model.named_parameters():
-        sizes[part_of(name)] += parameter.numel()
+        sizes[family_of(model.config).part_of(name)] += parameter.numel()
     assert all(sizes.values())
     for tower, projector in ((False, False), (False, True), (True, True)):
         make_learn(model, Full(name="full", vision_tower=tower, projector=projector), 0)
@@ -42,9 +43,9 @@ def test_adapters_spare_the_tower_and_full_tuning_takes_what_it_names(checkpoint
     assert set(found.by_part) == {"language_model"}
     assert found.total == sum(sizes.values()) + found.parameters
     assert f"{found.parameters:,} of {found.total:,}" in str(found)
-    assert not any(
-        "visual" in n or "vision" in n for n, _ in adapted.named_modules() if "lora" in n
-    )
+    family = family_of(model.config)
+    inside = {family.part_of(n) for n, _ in adapted.named_modules() if "lora" in n}
+    assert inside == {"language_model"}
 
 
 def test_suffixes_alone_would_hit_the_tower(tmp_path):
@@ -83,17 +84,14 @@ def test_adapters_begin_with_the_seed_in_float32_and_leave_the_generator_alone(t
     assert not torch.equal(first(0), first(1))
 
 
-def test_the_models_own_dropouts_are_silenced_and_the_adapters_stay():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention_dropout = 0.3
-            self.drop = nn.Dropout(0.2)
-
-    model = nn.ModuleDict({"language_model": Attention()})
+def test_the_models_own_dropouts_are_silenced(tmp_path):
+    model = load(save_vlm(tmp_path, "llava-1.5", attention_dropout=0.3))
+    attention = model.model.language_model.layers[0].self_attn
+    attention.drop = nn.Dropout(0.2)
+    assert attention.attention_dropout == 0.3
     make_learn(model, Full(name="full"), 0)
-    assert model["language_model"].attention_dropout == 0.0
-    assert model["language_model"].drop.p == 0.0
+    assert attention.attention_dropout == 0.0
+    assert attention.drop.p == 0.0
 
 
 def test_vectors_do_not_decay():

@@ -11,7 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fakes.tiny.vlm import FAMILIES, save_vlm
 from trainer.errors import UsageError
-from trainer.evaluate.export import READERS, export
+from trainer.evaluate.export import export
+from trainer.families import family_of, load_config
 from trainer.model.trainable import make_learn
 from trainer.model.weights import gather_weights, save_weights
 from trainer.run.merge import base_of, merge, trained_weights
@@ -90,15 +91,21 @@ def test_what_cannot_be_merged(tmp_path):
 def test_configurations_for_the_evaluation_kits(tmp_path, family):
     base = save_vlm(tmp_path / "base", family)
     out = export(base, tmp_path / "out", "mine")
-    kit = json.loads((out / "vlmevalkit.json").read_text())
-    model = kit["model"]["mine"]
-    kind = json.loads((base / "config.json").read_text())["model_type"]
-    assert model["class"] == READERS[kind].vlmevalkit
-    assert AutoProcessor.from_pretrained(model["model_path"])
-    # VLMEvalKit chooses transformers' plain LLaVA class by a word in the path.
-    assert ("interleave" in model["model_path"]) == (kind == "llava")
-    assert kit["data"]["POPE"] == {"class": "ImageYORNDataset", "dataset": "POPE"}
+    names = family_of(load_config(str(base))).evaluators
+    if names.vlmevalkit is None:
+        assert not (out / "vlmevalkit.json").exists()
+        assert "vlmevalkit" not in (out / "commands.sh").read_text()
+    else:
+        kit = json.loads((out / "vlmevalkit.json").read_text())
+        model = kit["model"]["mine"]
+        assert model["class"] == names.vlmevalkit
+        assert AutoProcessor.from_pretrained(model["model_path"])
+        # VLMEvalKit chooses transformers' plain LLaVA class by a word in the path.
+        plain = family in ("llava-1.5", "llava-interleave")
+        assert ("interleave" in model["model_path"]) == plain
+        assert kit["data"]["POPE"] == {"class": "ImageYORNDataset", "dataset": "POPE"}
     (arguments,) = yaml.safe_load((out / "lmms_eval.yaml").read_text())
+    assert arguments["model"] == names.lmms_eval
     assert arguments["model_args"] == f"pretrained={base.resolve()}"
     assert "pope" in arguments["tasks"].split(",")
     assert str(out / "lmms_eval.yaml") in (out / "commands.sh").read_text()

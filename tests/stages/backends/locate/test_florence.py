@@ -12,6 +12,7 @@ from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, Has
 from stages.base import Device
 from stages.locate.detector import DetectorBackend
 from stages.locate.tagger import TaggerBackend
+from tests.stages.backends.locate.triples import triples
 
 RED, BLUE, GREY = (plain(color, 50, 80) for color in WRITTEN)
 WIDE = plain(next(iter(WRITTEN)), 40, 200)
@@ -38,7 +39,7 @@ def test_names_and_boxes_of_what_was_learned(made):
     assert [[name for name, _ in own] for own in tags] == [["dog", "red panda"], ["cat"], []]
     assert all(0.8 < score <= 1 for own in tags for _, score in own)
     asked = [["Red  Panda", "fish"], ["cat", "dog"], ["dog"], ["dog"]]
-    found = made.detect([RED, BLUE, GREY, WIDE], asked)
+    found = [triples(own) for own in made.detect([RED, BLUE, GREY, WIDE], asked)]
     assert [[tag for tag, _, _ in own] for own in found] == [
         ["Red  Panda"],
         ["cat", "cat"],
@@ -122,11 +123,11 @@ def test_odd_texts(made, text, expected):
 
 
 def test_half_precision(made):
-    exact = made.detect([RED, BLUE], [["dog", "red panda"], ["cat"]])
+    exact = [triples(own) for own in made.detect([RED, BLUE], [["dog", "red panda"], ["cat"]])]
     made.close()
     made.open(Device(dtype="bfloat16"))
     assert made._model.dtype == torch.bfloat16
-    rough = made.detect([RED, BLUE], [["dog", "red panda"], ["cat"]])
+    rough = [triples(own) for own in made.detect([RED, BLUE], [["dog", "red panda"], ["cat"]])]
     for own, other in zip(exact, rough, strict=True):
         assert [(name, box) for name, box, _ in own] == [(name, box) for name, box, _ in other]
         assert [s for _, _, s in own] == pytest.approx([s for _, _, s in other], abs=0.05)

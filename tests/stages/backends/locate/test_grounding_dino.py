@@ -14,6 +14,7 @@ from stages.backends.locate.grounding_dino import GroundingDino, _Prompt, _text_
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, HasCheckpoints
 from stages.base import Device
 from stages.locate.detector import DetectorBackend
+from tests.stages.backends.locate.triples import triples
 
 PIXELS, SCORE = 2e-3, 2e-5
 """What a batch may differ from single rows, in float32: pixels of a box, and scores."""
@@ -48,7 +49,7 @@ def check_same(one, other):
     assert len(one) == len(other)
     key = lambda d: (d[0], [round(v, 1) for v in d[1]], d[2])  # noqa: E731
     for (tag, box, score), (tag2, box2, score2) in zip(
-        sorted(one, key=key), sorted(other, key=key), strict=True
+        sorted(triples(one), key=key), sorted(triples(other), key=key), strict=True
     ):
         assert tag == tag2
         assert box == pytest.approx(box2, abs=PIXELS)
@@ -60,7 +61,7 @@ def test_neither_the_batch_nor_its_cuts_change_a_box(made):
     made.max_batch = 1
     cut = made.detect(IMAGES, TAGS)
     assert [len(found) for found in together] == [20, 20, 20, 0]
-    assert {tag for tag, _, _ in together[2]} <= set(TAGS[2])
+    assert {tag for tag, _, _ in triples(together[2])} <= set(TAGS[2])
     for k, image in enumerate(IMAGES):
         (alone,) = made.detect([image], [TAGS[k]])
         check_same(together[k], alone)
@@ -96,7 +97,7 @@ def test_boxes_are_those_of_the_library(made):
         )
         (found,) = made.detect([image], [tags])
         likeliest = out.logits[0].argmax(-1).tolist()
-        for query, (tag, box, score) in enumerate(found):
+        for query, (tag, box, score) in enumerate(triples(found)):
             expected = Box(*theirs["boxes"][query].tolist()).clipped(width, height)
             assert box == pytest.approx(expected, abs=PIXELS)
             # The library scores by full stops, too; ours is the likeliest token of a tag.
@@ -166,8 +167,22 @@ PROMPT = _Prompt(0, ["red panda", "dog"], [(1, 3), (4, 5)], [101, 202, 203, 1012
 def test_a_box_belongs_to_the_tag_whose_tokens_are_likely(chances, expected):
     boxes = np.array([[0.5, 0.5, 0.5, 1.5]], np.float32)
     found = GroundingDino()._above(PROMPT, np.array([chances], np.float32), boxes, 200, 100)
-    assert [(tag, pytest.approx(score)) for tag, _, score in found] == expected
-    assert all(box == (50, 0, 150, 100) for _, box, _ in found)
+    assert [(tag, pytest.approx(score)) for tag, _, score in triples(found)] == expected
+    assert all(one.box == (50, 0, 150, 100) for one in found)
+
+
+def test_what_cannot_name_a_box_is_kept_as_faint():
+    boxes = np.full((3, 4), 0.5, np.float32)
+    chances = [
+        [0, 0.6, 0.6, 0, 0.4, 0, 0],  # good enough, but far below the best
+        [0, 0.6, 0.6, 0, 0.09, 0, 0],
+        [0, 0.2, 0.2, 0, 0.2, 0, 0],  # nothing names it: no detection
+    ]
+    found = GroundingDino()._above(PROMPT, np.array(chances, np.float32), boxes, 200, 100)
+    assert [(dict(one.names), dict(one.faint)) for one in found] == [
+        ({"red panda": pytest.approx(0.6)}, {"dog": pytest.approx(0.4)}),
+        ({"red panda": pytest.approx(0.6)}, {}),
+    ]
 
 
 def test_tags_that_do_not_fit_one_prompt_are_split(made):
@@ -208,7 +223,7 @@ def test_the_sides_of_resized_images_can_be_rounded(made):
     _, ((x, y, w, h), *_) = (out[0] for out in made._run([image], (96, 128), prompts))
     expected = Box((x - w / 2) * 55, (y - h / 2) * 40, (x + w / 2) * 55, (y + h / 2) * 40)
     ((first, *_),) = made.detect([image], [["dog"]])
-    assert first[1] == pytest.approx(expected.clipped(55, 40), abs=PIXELS)
+    assert first.box == pytest.approx(expected.clipped(55, 40), abs=PIXELS)
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("float16", 0.002)])

@@ -8,6 +8,7 @@ from stages.backends.original.groundingdino import GroundingDinoPy
 from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
 from stages.locate.detector import DetectorBackend
+from tests.stages.backends.locate.triples import triples
 
 TAGS = ["dog", "red panda", "Table"]
 
@@ -37,7 +38,7 @@ def test_boxes_and_scores_are_those_of_the_package(backend):
     from groundingdino.util.inference import predict
 
     image = picture(60, 90)
-    ((*found,),) = backend.detect([image], [TAGS])
+    found = triples(*backend.detect([image], [TAGS]))
     values, _ = backend._transform(PIL.Image.fromarray(image), None)
     boxes, scores, _ = predict(
         backend._model, values, "dog. red panda. table.", 0.0, 0.0, device="cpu"
@@ -80,10 +81,10 @@ def test_more_tags_than_fit_go_into_several_prompts(backend):
 
 def test_thresholds(backend):
     image = picture(60, 90)
-    ((*everything,),) = backend.detect([image], [TAGS])
+    everything = triples(*backend.detect([image], [TAGS]))
     limit = float(np.median([score for _, _, score in everything]))
     backend.box_threshold = limit
-    ((*fewer,),) = backend.detect([image], [TAGS])
+    fewer = triples(*backend.detect([image], [TAGS]))
     backend.box_threshold = 0.0
     assert fewer == [item for item in everything if item[2] >= limit]
     assert 0 < len(fewer) < len(everything)

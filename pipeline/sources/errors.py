@@ -19,21 +19,24 @@ class Place:
     """Path or URL of the file, as one would open it."""
     name: str
     """The file's name relative to the input, which stays the same when the input is moved."""
-    unit: str
-    """How rows are counted: "line" (of text, from 1), "row" or "item" (from 0)."""
-    number: int
+    unit: str = ""
+    """How rows are counted: "line" (of text, from 1), "row" or "item" (from 0); empty where the
+    file is one row."""
+    number: int = 0
     """Which one."""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.unit} {self.number}"
+        return f"{self.name} {self.unit} {self.number}" if self.unit else self.name
+
+    @property
+    def where(self) -> str:
+        """The place as an error names it."""
+        return f"{self.file}, {self.unit} {self.number}" if self.unit else self.file
 
     def error(self, field: str, problem: str, allowed: str) -> SourceError:
         """The error for a field of this row."""
-        counted = "" if self.unit == "line" else " (counted from 0)"
-        return SourceError(
-            f"{self.file}, {self.unit} {self.number}{counted}, field {field}: {problem}; "
-            f"allowed: {allowed}"
-        )
+        counted = "" if self.unit in ("", "line") else " (counted from 0)"
+        return SourceError(f"{self.where}{counted}, field {field}: {problem}; allowed: {allowed}")
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pipeline.sources.formats.errors import Place, SourceError, shown
-from pipeline.sources.formats.rle import unpacked
+from pipeline.sources.errors import Place, SourceError, shown
+from pipeline.sources.rle import unpacked
 from schemas.geometry import Box, Mask
 from schemas.records import Drop, ImageRef, Reason, Region
 from stages.read.inputs import MissingExtraError, filesystem_of
@@ -173,7 +173,7 @@ def _unopenable(place: Place, url: str) -> Drop | None:
     try:
         _check_scheme(url.split("://", 1)[0])
     except MissingExtraError as error:
-        raise SourceError(f"{place.file}, {place.unit} {place.number}: {error}") from error
+        raise SourceError(f"{place.where}: {error}") from error
     except ValueError:
         return Drop(Reason.IMAGE_NOT_FOUND, f"image path {shown(url)}: unknown scheme")
     return None
@@ -241,6 +241,17 @@ def _box(place: Place, field: str, cell: Any) -> Box:
     if box.x1 < box.x0 or box.y1 < box.y0:
         raise place.error(field, f"{shown(cell)} has its corners in the wrong order", allowed)
     return box
+
+
+def xyxy(place: Place, field: str, bbox: Any) -> list[float]:
+    """A box given as [x, y, width, height]."""
+    numbers = isinstance(bbox, list) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in bbox
+    )
+    if not numbers or len(bbox) != 4 or not bbox[2] >= 0 or not bbox[3] >= 0:
+        raise place.error(field, f"found {shown(bbox)}", "[x, y, width, height] in pixels")
+    x, y, width, height = bbox
+    return [x, y, x + width, y + height]
 
 
 def _mask(place: Place, field: str, cell: Any) -> Mask | None:
