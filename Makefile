@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ORIGINALS := $(VENV)/originals
 RUN ?= demo-run
 
-.PHONY: demo test check unit originals bench clean
+.PHONY: demo test check unit faults originals bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m pipeline.demo --output $(RUN)-input
@@ -20,9 +20,14 @@ check: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
 
-# Two files at a time: most of the time goes into waiting, for processes to start or to be found dead.
+# Four files at a time, whatever the cores: most of the time goes into waiting, for processes to
+# start or to be found dead.
 unit: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
+
+# More ways to lose nodes, drivers and rows than `make test` has time for.
+faults: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m faults
 
 # The backends on packages with old pins, in an environment of their own; not a part of `make test`.
 originals: $(ORIGINALS)/stamp

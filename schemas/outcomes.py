@@ -192,19 +192,21 @@ def _columns(record: FlowRecord) -> dict[str, Any]:
             names = ("contrast", "counterfactual", "regions")
             known = {name: own[name] for name in names}
             return {**_columns(record.seed), **known, "params": _params(record.params)}
-        case Sampled() | Judged() | AnswerPair():
+        case Sampled() | Judged():
             return _columns(record.seed)
+        case AnswerPair():
+            return {**_columns(record.seed), **to_row(record.texts)}
         case Described():
             known = {
                 "contrast": to_row(record.contrast),
                 "counterfactual": record.counterfactual,
                 "params": _params(record.params),
             }
-            return {**_columns(record.seed), **known}
+            return {**_columns(record.pair), **known}
         case Candidate():
             own = to_row(record)
-            del own["seed"]
-            return {**_seed_columns(record.seed), **own}
+            del own["seed"], own["written"]
+            return {**_seed_columns(record.seed), **to_row(record.texts), **own}
         case ScoredCandidate():
             return {**_columns(record.candidate), "scores": to_row(record)["scores"]}
         case VerifiedCandidate():

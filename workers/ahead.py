@@ -1,4 +1,4 @@
-"""Decoding the images of the next micro-batch while this one computes on another device."""
+"""Decodes the images of the next micro-batch while this one computes on another device."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ IMAGES_PER_SEED = 8
 """Images of a seed that the stages of a group ask for again: the original, near misses."""
 
 
-class Ahead:
-    """One thread that decodes into the memory of `stages.pixels`, where the stages will look."""
+class DecodeAhead:
+    """One thread that decodes into the cache of `stages.pixels`, which the stages read."""
 
     def __init__(self, micro_batch: int) -> None:
         """`micro_batch` is the number of seeds of which images must be remembered."""

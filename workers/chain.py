@@ -15,7 +15,7 @@ from itertools import groupby
 from time import monotonic
 from typing import Any
 
-from schemas.outcomes import Origin, Outcome, seed_of
+from schemas.outcomes import FlowRecord, Origin, Outcome, seed_of
 from schemas.records import Drop, Reason
 from stages.base import Device, GroupStage, Metered, ServiceDown, Stage
 from workers.counters import Counters
@@ -24,13 +24,20 @@ from workers.plugin import Plugin, plugins_of
 
 log = logging.getLogger(__name__)
 
-AnyStage = Stage[Any, Any] | GroupStage[Any]
+AnyBatchStage = Stage[Any, Any]
+AnyGroupStage = GroupStage[Any]
+AnyStage = AnyBatchStage | AnyGroupStage
+"""Their record types are checked when a recipe is read (`consumes`, `produces`)."""
+
+Result = Sequence[FlowRecord] | Drop
+"""What a stage made of one record."""
+
 StageGuard = Callable[[str], AbstractContextManager[None]]
 """Wraps every call into a stage; given the stage's name. Time limits live behind it."""
 
 
 class StageContractError(Exception):
-    """A stage broke its contract; a fault of the code, so it stops the run instead of one row."""
+    """A stage broke its contract: an error in the code, so it stops the run, not one row."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Link:
     stage: AnyStage
     """The stage, not yet opened."""
 
-    def __reduce__(self) -> tuple[Callable[..., Link], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Link], tuple[tuple[Plugin, ...], str, AnyStage]]:
         """Pickled behind the plugins that it needs: unpickling them makes their classes known."""
         return _link, (plugins_of(self.stage), self.name, self.stage)
 
@@ -90,7 +97,7 @@ class ChainRunner:
             if isinstance(link.stage, Stage):
                 link.stage.close()
 
-    def run(self, records: Sequence[Any]) -> tuple[list[Any], list[Outcome]]:
+    def run(self, records: Sequence[FlowRecord]) -> tuple[list[FlowRecord], list[Outcome]]:
         """The records that came through all links, and the outcomes of those that did not.
 
         All records of one seed must be in the same call.
@@ -113,9 +120,11 @@ class ChainRunner:
             live = produced
         return live, outcomes
 
-    def _step(self, link: Link, live: list[Any]) -> tuple[list[Any], list[tuple[Any, Drop]]]:
+    def _step(
+        self, link: Link, live: list[FlowRecord]
+    ) -> tuple[list[FlowRecord], list[tuple[FlowRecord, Drop]]]:
         """Records that one stage produced, and (record, drop) of those it did not let through."""
-        results: Iterator[tuple[Any, Sequence[Any] | Drop]]
+        results: Iterator[tuple[FlowRecord, Result]]
         if isinstance(link.stage, GroupStage):
             groups = [list(g) for _, g in groupby(live, key=lambda r: seed_of(r).seed_id)]
             results = (pair for group in groups for pair in self._select(link, link.stage, group))
@@ -127,8 +136,8 @@ class ChainRunner:
                 for batch in batches
                 for pair in zip(batch, self._process(link, link.stage, batch), strict=True)
             )
-        produced: list[Any] = []
-        drops: list[tuple[Any, Drop]] = []
+        produced: list[FlowRecord] = []
+        drops: list[tuple[FlowRecord, Drop]] = []
         for record, result in results:
             if isinstance(result, Drop):
                 drops.append((record, result))
@@ -136,9 +145,7 @@ class ChainRunner:
                 produced += result
         return produced, drops
 
-    def _process(
-        self, link: Link, stage: Stage[Any, Any], batch: list[Any]
-    ) -> list[Sequence[Any] | Drop]:
+    def _process(self, link: Link, stage: AnyBatchStage, batch: list[FlowRecord]) -> list[Result]:
         """One result per record; a batch that raises is halved down to the record at fault."""
         try:
             with self.guard(link.name):
@@ -163,11 +170,11 @@ class ChainRunner:
     def _checked(
         self,
         link: Link,
-        stage: Stage[Any, Any],
-        batch: list[Any],
-        results: list[Sequence[Any] | Drop],
-    ) -> list[Sequence[Any] | Drop]:
-        """The results, held against the stage's contract."""
+        stage: AnyBatchStage,
+        batch: list[FlowRecord],
+        results: list[Result],
+    ) -> list[Result]:
+        """The results, checked against the stage's contract."""
         if len(results) != len(batch):
             raise StageContractError(
                 f"stage {link.name} gave {len(results)} results for {len(batch)} records; "
@@ -178,8 +185,8 @@ class ChainRunner:
         return results
 
     def _select(
-        self, link: Link, stage: GroupStage[Any], group: list[Any]
-    ) -> list[tuple[Any, Sequence[Any] | Drop]]:
+        self, link: Link, stage: AnyGroupStage, group: list[FlowRecord]
+    ) -> list[tuple[FlowRecord, Result]]:
         """One (record, result) per record of a seed; a choice that raises drops all of them."""
         try:
             with self.guard(link.name):
@@ -198,7 +205,7 @@ class ChainRunner:
         return list(zip(group, results, strict=True))
 
 
-def _open(name: str, stage: Stage[Any, Any], device: Device) -> None:
+def _open(name: str, stage: AnyBatchStage, device: Device) -> None:
     try:
         stage.open(device)
     except Exception as error:
@@ -206,16 +213,16 @@ def _open(name: str, stage: Stage[Any, Any], device: Device) -> None:
 
 
 def _usage(stage: AnyStage) -> dict[str, float]:
-    """What the stage's backends have used so far, added up."""
+    """What the stage's models have used so far, added up."""
     total: dict[str, float] = {}
-    for backend in stage.backends() if isinstance(stage, Stage) else ():
-        if isinstance(backend, Metered):
-            for name, amount in backend.usage().items():
+    for model in stage.models() if isinstance(stage, Stage) else ():
+        if isinstance(model, Metered):
+            for name, amount in model.usage().items():
                 total[name] = total.get(name, 0.0) + amount
     return total
 
 
-def _check(link: Link, result: Sequence[Any] | Drop, produces: type) -> None:
+def _check(link: Link, result: Result, produces: type) -> None:
     if isinstance(result, Drop):
         return
     if not result or not all(isinstance(record, produces) for record in result):

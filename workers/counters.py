@@ -1,14 +1,34 @@
-"""Counts of what happened to rows, per recipe and stage; they add up over shards and processes."""
+"""Counts per recipe and stage of what happened to rows; they add up over shards and processes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 StageKey = tuple[str, str]
 """(recipe, stage)."""
+
+
+class StageCountJson(TypedDict):
+    """`StageCount` as plain values."""
+
+    recipe: str
+    stage: str
+    num_in: int
+    num_out: int
+    dropped: dict[str, int]
+    busy_s: float
+    idle_s: float
+    usage: dict[str, float]
+
+
+class CountersJson(TypedDict):
+    """`Counters` as plain values: in the metadata of parts, and between processes."""
+
+    num_seeds: int
+    stages: list[StageCountJson]
 
 
 @dataclass
@@ -69,11 +89,11 @@ class Counters:
         self.stages.setdefault(key, StageCount()).add(called)
 
     def wait(self, idle_s: float, first: StageKey) -> None:
-        """Deal out seconds in which the actor that runs these stages was inside none of them.
+        """Share out the seconds in which the actor was inside none of its stages.
 
-        By what each stage was busy, so that busy / (busy + idle) of each is the share of time in
-        which its actors worked, and all busy and idle seconds together are the actors' time. If no
-        stage was busy, `first` waited: the stage at which the actor takes its records up.
+        In proportion to each stage's busy seconds, so that busy / (busy + idle) of each is the
+        share of time in which its actors worked, and all busy and idle seconds together are the
+        actors' time. If no stage was busy, `first` waited: the stage that takes the records in.
         """
         busy_s = sum(stage.busy_s for stage in self.stages.values())
         if busy_s <= 0:
@@ -88,7 +108,7 @@ class Counters:
         for key, stage in other.stages.items():
             self.stages.setdefault(key, StageCount()).add(stage)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> CountersJson:
         """As plain values for JSON."""
         return {
             "num_seeds": self.num_seeds,
@@ -108,7 +128,7 @@ class Counters:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Counters:
+    def from_json(cls, value: CountersJson) -> Counters:
         """The counters that `to_json` gave."""
         counters = cls(num_seeds=value["num_seeds"])
         for row in value["stages"]:

@@ -1,4 +1,4 @@
-"""What ends a worker, in words that survive the way to the driver."""
+"""Why a worker ended, as text, because not every error survives pickling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OpenError(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a worker cannot go on. As text, because not every error survives pickling."""
+    """Why a worker cannot continue. As text, because not every error survives pickling."""
 
     text: str
     """One line for a person."""
@@ -29,7 +29,7 @@ class Failure:
 def failure_of(error: BaseException) -> Failure:
     """An error that no row is to blame for."""
     if isinstance(error, ServiceDown):
-        return Failure(f"{_line(error)}; the same command goes on from here", is_setup=False)
+        return Failure(f"{_line(error)}; the same command resumes the run", is_setup=False)
     if isinstance(error, OpenError):
         cause = error.__cause__
         assert cause is not None

@@ -1,7 +1,7 @@
-"""Finding the row that kills or hangs its process, by notes kept outside the process.
+"""Finds the row that kills or hangs its process, by notes kept outside the process.
 
 Before a micro-batch starts, the ids of its seeds are noted in the run directory. A worker that
-finds such a note when it takes the shard up knows that its predecessor died there:
+finds such a note when it begins the shard knows that its predecessor died there:
 
 * several seeds were in flight: they become *suspects* and run one at a time from now on;
 * one seed was in flight: it gets a *strike*; at two strikes it is quarantined, that is, dropped.
@@ -39,7 +39,7 @@ EXIT_TIME_LIMIT = 70
 
 
 @dataclass
-class FlightLog:
+class InFlightLog:
     """The notes of one shard in one actor group. Strikes are counted per recipe."""
 
     run: Folder
@@ -53,7 +53,7 @@ class FlightLog:
     _causes: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
     _suspects: dict[str, list[str]] = field(default_factory=dict, init=False)
     """By recipe, the seeds that were in flight together when a process died."""
-    _flying: dict[str, object] = field(default_factory=dict, init=False)
+    _in_flight: dict[str, object] = field(default_factory=dict, init=False)
 
     @property
     def _note(self) -> str:
@@ -92,12 +92,12 @@ class FlightLog:
         )
 
     @property
-    def suspicious(self) -> bool:
-        """Whether a process died over this shard, and the row is still looked for."""
+    def has_suspects(self) -> bool:
+        """Whether a process died over this shard, and the row is not yet found."""
         return any(self._suspects.values())
 
-    def flies_alone(self, recipe: str, seed_id: str) -> bool:
-        """Whether a seed was in flight at a death, so that it must not fly with others."""
+    def runs_alone(self, recipe: str, seed_id: str) -> bool:
+        """Whether a seed was in flight at a death, so that it must run alone."""
         return seed_id in self._suspects.get(recipe, ())
 
     def quarantined(self, recipe: str, seed_id: str) -> Drop | None:
@@ -109,19 +109,19 @@ class FlightLog:
         reason = Reason.TIMED_OUT if "time limit" in cause else Reason.CRASHED
         return Drop(reason, f"{cause}, {strikes} times with this row alone in flight")
 
-    def take_off(self, recipe: str, seed_ids: Sequence[str]) -> None:
+    def start(self, recipe: str, seed_ids: Sequence[str]) -> None:
         """Note that these seeds, and no others, are in flight from now on."""
-        self._flying = {"attempt": self.attempt, "recipe": recipe, "seeds": list(seed_ids)}
+        self._in_flight = {"attempt": self.attempt, "recipe": recipe, "seeds": list(seed_ids)}
         self._write_note()
 
     def blame(self, cause: str) -> None:
         """Add to the note why this process is about to die."""
-        self._flying["cause"] = cause
+        self._in_flight["cause"] = cause
         self._write_note()
 
     def _write_note(self) -> None:
         # No fsync: the note must outlive this process, not the machine.
-        self.run.write(self._note, json.dumps(self._flying).encode(), durable=False)
+        self.run.write(self._note, json.dumps(self._in_flight).encode(), durable=False)
 
     def close(self) -> None:
         """Leave the shard alive: remove the note; the ledger stays only if a row struck out."""
@@ -135,9 +135,9 @@ class Watchdog:
     """Ends the process when a call does not come back in time.
 
     A call that hangs inside a library cannot be interrupted from Python; ending the process always
-    works, and the flight log finds the row. A call that hangs with the interpreter's lock held (a
-    regular expression that explodes) keeps this class's thread from running, too; then a timer of
-    the interpreter itself, which needs no lock, ends the process a little later.
+    works, and the in-flight log finds the row. A call that hangs with the interpreter's lock held
+    (a regular expression that explodes) keeps this class's thread from running, too; then a timer
+    of the interpreter itself, which needs no lock, ends the process a little later.
     """
 
     def __init__(self, limit_s: float, on_expiry: Callable[[str], None]) -> None:

@@ -24,7 +24,7 @@ from stages import pixels
 from stages.base import Stage
 from stages.pixels import decode
 from workers.chain import Chain, Link
-from workers.worker import Assignment, Group, Parcel, ShardWorker
+from workers.worker import Assignment, Group, ShardState, ShardWorker
 
 MICRO_BATCH = 8
 
@@ -64,16 +64,16 @@ def ms_a_batch(run: Folder, wait_s: float, *, ahead: bool) -> float:
     """Milliseconds a micro-batch takes in the second group."""
     first, second, _ = groups(wait_s, ahead=ahead)
     loader = ShardWorker(Assignment(run, "bench", {}), first)
-    parcel = loader.first(0)
-    loader.process(parcel)
-    parcel = Parcel.from_row(parcel.to_row(first.chains), second.chains)
+    state = loader.first(0)
+    loader.process(state)
+    state = ShardState.from_row(state.to_row(first.chains), second.chains)
     pixels._decoded.clear()  # noqa: SLF001  # the loader is another process in earnest
     worker = ShardWorker(Assignment(run, "bench", {}), second)
     before = perf_counter()
-    worker.process(parcel)
+    worker.process(state)
     seconds = perf_counter() - before
     worker.close()
-    return 1000 * seconds * MICRO_BATCH / len(parcel.seed_ids)
+    return 1000 * seconds * MICRO_BATCH / len(state.seed_ids)
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ class Result:
 
     rates: list[float]
     peak_gib: float
-    pictures: list[Pixels]
+    images: list[Pixels]
 
 
 def load(args: argparse.Namespace) -> Load:
@@ -258,7 +258,7 @@ def report(args: argparse.Namespace) -> None:
         rate = statistics.median(result.rates)
         exact = not name.endswith("*")
         share = f"{rate * flops / peak / 1e12:.1%}" if peak and exact else "-"
-        mean, most, psnr = difference(base.pictures, result.pictures)
+        mean, most, psnr = difference(base.images, result.images)
         print(
             f"| {name} | {spread(result.rates, 3)} | {rate / statistics.median(base.rates):.2f} | "
             f"{result.peak_gib:.1f} | {share} | {mean:.3f} | {most} | {psnr:.1f} |",

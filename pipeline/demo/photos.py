@@ -1,6 +1,6 @@
 """The demo's real photographs: they ship inside scikit-image, our annotations beside this file.
 
-Nothing is downloaded and scikit-image is not run: its wheel is only a folder of pictures here.
+Nothing is downloaded and scikit-image is not run: its wheel is only a folder of images here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def annotated_rows() -> list[dict[str, Any]]:
 
 
 def photo(name: str) -> Traversable:
-    """The picture of this name in the installed scikit-image; ValueError if it is not there."""
+    """The image of this name in the installed scikit-image; ValueError if it is not there."""
     try:
         path = files("skimage").joinpath("data", name)
     except ModuleNotFoundError as error:
@@ -29,7 +29,7 @@ def photo(name: str) -> Traversable:
         ) from error
     if not path.is_file():
         raise ValueError(
-            f"the installed scikit-image has no picture {name}; "
+            f"the installed scikit-image has no image {name}; "
             'run: pip install --force-reinstall "nearmiss[demo]"'
         )
     return path

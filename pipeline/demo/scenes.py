@@ -127,16 +127,16 @@ def paint(
     return canvas, objects
 
 
-def scene_row(picture: Scene, image: object) -> dict[str, Any]:
+def scene_row(painted: Scene, image: object) -> dict[str, Any]:
     """The scene as a row of native input; `image` is a path or an `Image` struct."""
     return {
-        "id": picture.scene_id,
+        "id": painted.scene_id,
         "image": image,
-        "prompt": picture.prompt,
-        "chosen": picture.chosen,
-        "rejected": picture.rejected,
-        "objects": [{"label": o.label, "box": list(o.box)} for o in picture.objects],
-        "source": picture.source,
+        "prompt": painted.prompt,
+        "chosen": painted.chosen,
+        "rejected": painted.rejected,
+        "objects": [{"label": o.label, "box": list(o.box)} for o in painted.objects],
+        "source": painted.source,
         "license": LICENSE,
     }
 
@@ -167,9 +167,9 @@ def write_scenes(
         for start in range(0, num, _ROWS_PER_GROUP):
             rows = []
             for index in range(start, min(num, start + _ROWS_PER_GROUP)):
-                picture = scene(seed, index, side)
-                image = _encode(picture, index)
-                rows.append(scene_row(picture, {"bytes": image.bytes, "path": image.path}))
+                painted = scene(seed, index, side)
+                image = _encode(painted, index)
+                rows.append(scene_row(painted, {"bytes": image.bytes, "path": image.path}))
             writer.write_table(pa.Table.from_pylist(rows, schema=PARQUET_SCHEMA))
     return path
 
@@ -179,20 +179,20 @@ def scene_files(folder: Path, num: int, seed: int = 0, side: int = 384) -> Itera
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     for index in range(num):
-        picture = scene(seed, index, side)
-        image = _encode(picture, index)
+        painted = scene(seed, index, side)
+        image = _encode(painted, index)
         assert image.path is not None
         (images / image.path).write_bytes(image.bytes)
-        yield scene_row(picture, f"images/{image.path}")
+        yield scene_row(painted, f"images/{image.path}")
 
 
-def _encode(picture: Scene, index: int) -> Image:
+def _encode(painted: Scene, index: int) -> Image:
     # A few PNG files, so that whatever reads the input meets both codecs.
     if index % 8 != 7:
-        return encode_jpeg(picture.pixels, f"{picture.scene_id}.jpg")
-    done, data = cv2.imencode(".png", picture.pixels[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        return encode_jpeg(painted.pixels, f"{painted.scene_id}.jpg")
+    done, data = cv2.imencode(".png", painted.pixels[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done
-    return Image(data.tobytes(), f"{picture.scene_id}.png")
+    return Image(data.tobytes(), f"{painted.scene_id}.png")
 
 
 def _cells(rng: np.random.Generator, things: tuple[Thing, ...]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""How counts of stages look to a person: tables, and what was used in words."""
+"""Counts of stages for a person: tables, and one line for what each stage's backends used."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _short(number: float) -> str:
 
 
 def _table(*first: str) -> Table:
-    """An empty table; its last column takes what room is left, and is cut off there."""
+    """An empty table; its last column takes the width that is left, and is cut off there."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in first:
         table.add_column(name, no_wrap=True)

@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 _SPAWN = multiprocessing.get_context("spawn")
 
 MAX_SILENT_DEATHS = 6
-"""A row is found after three deaths; twice as many without a row done have another cause."""
+"""A row that kills its process is found after three deaths; more have another cause."""
 
 OURS = ("pipeline", "workers", "stages", "schemas")
-"""Packages whose every word is passed on; of others, warnings and errors."""
+"""Packages of which all log records are passed on; of others, warnings and errors."""
 
 
 def run_local(work: Work, monitor: Monitor) -> None:
     """Run every shard in one worker process, one after the other; all stages fused.
 
     The worker is a process of its own, so that a row that kills or hangs it is found as it is on
-    Ray: this process sees the death, starts another worker, and the flight log names the row.
+    Ray: this process sees the death, starts another worker, and the in-flight log names the row.
     Micro-batch and time limit are those of the placement's first group. Raises UsageError for a
-    placement of several devices and for a stage that cannot be opened for want of something, and
-    RunError for whatever else stopped the worker.
+    placement of several devices and for a stage that cannot be opened because something is
+    missing, and RunError for whatever else stopped the worker.
     """
     specs = [spec for _, spec in make_groups(work.chains, work.placement)]
     if own := [package for spec in specs for package in spec.pip]:
@@ -72,7 +72,7 @@ def run_local(work: Work, monitor: Monitor) -> None:
 
 
 def _listen(pipe: Connection, monitor: Monitor, left: list[int]) -> bool:
-    """Pass on what the worker says until it is through or dead; whether it counted anything."""
+    """Pass on the worker's messages until it ends or dies; whether it counted anything."""
     heard = False
     while True:
         try:
@@ -95,7 +95,7 @@ def _listen(pipe: Connection, monitor: Monitor, left: list[int]) -> bool:
 
 
 class _Sender(logging.Handler):
-    """Sends messages to the driver, and what is logged here, so that it stands above the table."""
+    """Sends messages and log records to the driver, which prints them above the live table."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__()
@@ -127,9 +127,9 @@ def _work_here(
             assignment, group, lambda shard, g, c: sender.send("live", f"{shard}-{g}", c)
         )
         for shard in shards:
-            parcel = worker.first(shard)
-            worker.process(parcel)
-            sender.send("done", shard, parcel.counters)
+            state = worker.first(shard)
+            worker.process(state)
+            sender.send("done", shard, state.counters)
         worker.close()
     except Exception as error:  # noqa: BLE001  # it is raised again in the driver
         sender.send("failed", failure_of(error), traceback.format_exc())

@@ -14,8 +14,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from pipeline.engine.placement import GroupPlacement, Placement, pool_sizes, runtime_env
-from pipeline.engine.ray_watch import NodesLostError, Watch
-from pipeline.engine.work import Monitor, Work, make_groups, stage_names
+from pipeline.engine.supervisor import NodesLostError, StreamSupervisor
+from pipeline.engine.work import Monitor, RemainingShards, Work, make_groups, stage_names
 from pipeline.errors import RunError, UsageError
 from workers.counters import Counters
 from workers.worker import Group
@@ -23,30 +23,32 @@ from workers.worker import Group
 log = logging.getLogger(__name__)
 
 THREADS = {"OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THREADS": "1"}
-"""One thread a process: the actors are the parallelism, and threads of their own only collide."""
+"""One thread a process: the actors are the parallelism, and more threads would only compete."""
 
 NODES_S = 20.0
 """How long to wait for the resources of nodes that are just starting."""
 
 Pools = Sequence[tuple[Group, GroupPlacement, int]]
-"""Every group with how it is placed and the least number of its actors."""
+"""Every group with its placement and its least number of actors."""
 
 
 def run_on_ray(work: Work, monitor: Monitor) -> None:
     """Run every shard as one row of a Ray Data stream, through one actor pool per group.
 
-    If nodes are lost and the pools no longer fit what is left, and the run comes to a stop over
-    it, a stream with smaller pools takes over; shards that were in work are done again. Raises
+    If lost nodes stop the run because the pools no longer fit what is left, a stream with smaller
+    pools takes over; shards that were in work are done again. Raises
     UsageError for a placement that does not fit, RunError for what stopped the workers or for a
     run in which nothing moves. Parts that are written stay.
     """
-    left = _Left(monitor, list(work.shards))
+    remaining = RemainingShards(monitor, work.shards)
     groups = make_groups(work.chains, work.placement)
     for turn in count():
         # Another attempt for the notes of rows in flight: who died with the old stream is innocent.
         attempt = work.assignment.attempt + (f"-{turn}" if turn else "")
         rest = replace(
-            work, assignment=replace(work.assignment, attempt=attempt), shards=tuple(left.shards)
+            work,
+            assignment=replace(work.assignment, attempt=attempt),
+            shards=tuple(remaining.shards),
         )
         patience_s = work.placement.stall_limit_s if turn else NODES_S
         try:
@@ -54,54 +56,41 @@ def run_on_ray(work: Work, monitor: Monitor) -> None:
         except UsageError as error:
             if turn == 0:
                 raise
-            said = f"nodes were lost: {error}; the same command goes on from here"
-            raise RunError(said) from None
+            message = f"nodes were lost: {error}; the same command resumes the run"
+            raise RunError(message) from None
         pools = [(group, spec, size) for (group, spec), size in zip(groups, sizes, strict=True)]
         try:
-            _stream(rest, pools, left)
+            _stream(rest, pools, remaining)
         except NodesLostError as error:
-            log.warning("%s; going on with what is there, %d shards left", error, len(left.shards))
+            log.warning(
+                "%s; continuing on the nodes that are left, %d shards to do",
+                error,
+                len(remaining.shards),
+            )
         else:
             return
 
 
-class _Left:
-    """A monitor that also keeps which shards are still to do."""
-
-    def __init__(self, monitor: Monitor, shards: list[int]) -> None:
-        self._monitor = monitor
-        self.shards = shards
-
-    def live(self, counts: dict[str, Counters]) -> None:
-        """See `Monitor`."""
-        self._monitor.live(counts)
-
-    def done(self, shard: int, counters: Counters) -> None:
-        """See `Monitor`."""
-        self.shards.remove(shard)
-        self._monitor.done(shard, counters)
-
-
-def _stream(work: Work, pools: Pools, left: _Left) -> None:
+def _stream(work: Work, pools: Pools, remaining: RemainingShards) -> None:
     """Run the shards through pools of these sizes."""
     import ray  # noqa: PLC0415  # so that commands which do not run anything start at once
     from ray.data import ActorPoolStrategy, DataContext  # noqa: PLC0415
 
-    from workers.actor import ShardActor, start_board  # noqa: PLC0415
+    from workers.actor import ShardActor, start_status_actor  # noqa: PLC0415
 
     # Importing it set its own level. What ends the run is raised, and said once, by us.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    board = start_board()
+    status = start_status_actor()
     rows = [{"shard": shard} for shard in work.shards]
     # One block per row: what Ray Data retries, and what an actor takes, is exactly one shard.
     stream = ray.data.from_items(rows, override_num_blocks=len(rows))
     for group, spec, least in pools:
         stream = stream.map_batches(
             ShardActor,
-            fn_constructor_args=(work.assignment, group, stage_names(group), board),
+            fn_constructor_args=(work.assignment, group, stage_names(group), status),
             batch_size=1,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -115,20 +104,20 @@ def _stream(work: Work, pools: Pools, left: _Left) -> None:
                 max_tasks_in_flight_per_actor=2,
             ),
         )
-    watch = Watch(board, left, pools, work.placement)
+    supervisor = StreamSupervisor(status, remaining, pools, work.placement)
     try:
-        with watch:
+        with supervisor:
             for batch in stream.iter_batches(
                 batch_size=1, batch_format="pyarrow", prefetch_batches=0
             ):
                 for row in batch.to_pylist():
-                    board.forget.remote(row["shard"])
-                    left.done(row["shard"], Counters.from_json(json.loads(row["counters"])))
+                    status.remove_shard.remote(row["shard"])
+                    remaining.done(row["shard"], Counters.from_json(json.loads(row["counters"])))
     except ray.exceptions.RayError as error:
         # What an actor found says more than what Ray made of it on the way.
-        raise watch.ask() or error from None
+        raise supervisor.failure() or error from None
     finally:
-        ray.kill(board)
+        ray.kill(status)
 
 
 def _most(placement: Placement, spec: GroupPlacement, least: int, num_shards: int) -> int:
@@ -184,7 +173,7 @@ def start_ray() -> None:
 def _muted_stderr() -> Iterator[None]:
     """Silence what native code writes to standard error: Ray announces its log level there.
 
-    What goes wrong in the block is raised all the same.
+    Errors in the block are still raised.
     """
     sys.stderr.flush()
     saved = os.dup(2)

@@ -41,7 +41,7 @@ class GroupPlacement(BaseModel):
     """GPUs (or a fraction of one) that Ray reserves for each actor."""
     pip: tuple[str, ...] = ()
     """Packages that Ray installs for this group's actors alone, such as an original package with
-    old pins ("groundingdino-py==0.4.0"); what they need of ours must stay importable."""
+    old pins ("groundingdino-py==0.4.0"); our modules that they run must stay importable."""
     pip_options: tuple[str, ...] = ()
     """Options of that installation: "--no-deps"."""
     min_actors: Annotated[int, Ge(1)] = 1
@@ -90,7 +90,7 @@ class Placement(BaseModel):
     groups: Annotated[list[GroupPlacement], MinLen(1)] = [GroupPlacement()]
     """Actor groups in the order of the chain."""
     autoscale: bool = False
-    """The cluster grows on demand: pools may grow to their `max_actors` beyond what is there."""
+    """The cluster grows on demand: pools may grow to `max_actors` beyond its present nodes."""
     max_error_share: Annotated[float, Gt(0), Le(1)] = 0.05
     """A stage in which more than this share of the records raise or crash stops the run."""
     min_errors: Annotated[int, Ge(1)] = 10
@@ -169,10 +169,10 @@ def pool_sizes(
 ) -> list[int]:
     """Actors of every group so that all of them fit the cluster at once.
 
-    They must: when an actor dies, a pool that waits for room would take its place, and the pool
-    that it died in would wait for ever. Room is dealt out in turns, beyond each group's
-    `min_actors`; no group gets more than `most` (the number of shards). UsageError if not even
-    the least fits.
+    They must: when an actor dies, a pool that waits for resources would take its place, and the
+    pool that it died in would wait for ever. Beyond each group's `min_actors`, groups get one more
+    actor in turns, at most `most` (the number of shards). UsageError if the `min_actors` do not
+    fit.
     """
     sizes = [group.min_actors for group in groups]
     if not fits(groups, sizes, num_cpus, num_gpus):
@@ -208,9 +208,9 @@ def fits(
 ) -> bool:
     """Whether pools of these sizes fit into so many CPUs and GPUs all at once.
 
-    Machines are not told apart: an actor of several GPUs or CPUs may not fit into any one of them.
+    Looks at the sum over all machines: an actor of several GPUs or CPUs may fit into none of them.
     """
-    # A hair of room for sums of fractions such as 0.1.
+    # Tolerance for sums of fractions such as 0.1.
     cpus = _cpus(groups, sizes) <= num_cpus + 1e-9
     return cpus and _gpus(groups, sizes) <= num_gpus + 1e-9
 

@@ -1,4 +1,4 @@
-"""Progress a person can read: a live table on a terminal, one line a minute in a log file."""
+"""Progress for a person: a live table on a terminal, one line a minute in a log file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 60.0
 SURELY_NOT_FOUND = 50
-"""So many images in a row that are not there are no accident of the data."""
+"""After so many missing images in a row the image root is wrong, not the data."""
 
 
 class ErrorShareError(RuntimeError):
-    """A stage fails on so many rows that going on would be a waste."""
+    """A stage fails on so many rows that the rest of the run would be wasted."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What there is to run on: the cluster that RAY_ADDRESS names, or this machine."""
+"""CPUs and GPUs that a run can use: of the cluster that RAY_ADDRESS names, or of this machine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class Resources:
     num_cpus: float
     """CPUs."""
     num_gpus: float | None
-    """GPUs; None where neither torch nor nvidia-smi is there to ask."""
+    """GPUs; None if neither torch nor nvidia-smi is installed."""
     where: str
     """For a person: "in the cluster", "on this machine"."""
 
 
 def in_cluster() -> bool:
-    """Whether a cluster is named that is not to be started first."""
+    """Whether RAY_ADDRESS names a running cluster."""
     return os.environ.get("RAY_ADDRESS", "local") != "local"
 
 
 def resources() -> Resources:
-    """What the run would find; connects to the cluster where there is one."""
+    """The resources that a run would find; connects to the cluster if there is one."""
     if in_cluster():
         import ray  # noqa: PLC0415  # only where there is a cluster
 
@@ -42,7 +42,7 @@ def resources() -> Resources:
 
 
 def gpu_memory() -> int | None:
-    """Bytes of the smallest GPU of this machine; None where nobody can say."""
+    """Bytes of the smallest GPU of this machine; None without nvidia-smi."""
     lines = _nvidia_smi("memory.total")
     return min(int(line) * 2**20 for line in lines) if lines else None
 

@@ -1,4 +1,4 @@
-"""What an engine is given to do, and whom it tells."""
+"""What an engine is given to run, and who hears how it goes. Starts nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,31 @@ from workers.worker import Assignment, Group
 
 
 class Monitor(Protocol):
-    """What an engine tells of a run under way."""
+    """Hears from an engine how a run goes."""
 
     def live(self, counts: dict[str, Counters]) -> None:
         """Latest counts of shards in work, by "shard-group"."""
 
     def done(self, shard: int, counters: Counters) -> None:
         """A shard's part is written. May raise to stop the run."""
+
+
+class RemainingShards:
+    """A monitor that passes everything on to another one and keeps which shards are not done."""
+
+    def __init__(self, monitor: Monitor, shards: Sequence[int]) -> None:
+        """`shards` are those that the engine is about to run."""
+        self._monitor = monitor
+        self.shards = list(shards)
+
+    def live(self, counts: dict[str, Counters]) -> None:
+        """See `Monitor`."""
+        self._monitor.live(counts)
+
+    def done(self, shard: int, counters: Counters) -> None:
+        """See `Monitor`."""
+        self.shards.remove(shard)
+        self._monitor.done(shard, counters)
 
 
 @dataclass(frozen=True)
@@ -42,9 +60,9 @@ class Work:
 def make_groups(
     chains: Sequence[Chain], placement: Placement
 ) -> list[tuple[Group, GroupPlacement]]:
-    """The actor groups that have something to do, in order, with how they are placed.
+    """The actor groups that have stages to run, in order, each with its placement.
 
-    UsageError for limits of time that contradict each other.
+    UsageError for time limits that contradict each other.
     """
     parts = [split(chain, placement) for chain in chains]
     used = [i for i in range(len(placement.groups)) if any(part[i].links for part in parts)]
@@ -66,7 +84,7 @@ def make_groups(
 
 
 def _check_limits(group: Group) -> None:
-    """UsageError where the watchdog would blame a row for what a backend ends by itself."""
+    """UsageError where the watchdog would blame a row for a call that the backend ends itself."""
     for link in (link for chain in group.chains for link in chain.links):
         for backend in link.stage.backends() if isinstance(link.stage, Stage) else ():
             if isinstance(backend, SelfLimited) and backend.call_limit_s >= group.time_limit_s:
@@ -82,5 +100,5 @@ def stage_names(group: Group) -> str:
 
 
 def error_of(failure: Failure) -> UsageError | RunError:
-    """What the driver raises for a worker that cannot go on."""
+    """What the driver raises for a worker that cannot continue."""
     return UsageError(failure.text) if failure.is_setup else RunError(failure.text)

@@ -1,4 +1,4 @@
-"""Finished runs in the forms that other trainers read. Every form is a projection of `Pair`."""
+"""Finished runs in the formats of other trainers. Every format is a projection of `Pair`."""
 
 from pipeline.export.formats import FORMATS, Format
 from pipeline.export.projections import Wanted

@@ -1,4 +1,4 @@
-"""The forms of export: their tables, columns and further files."""
+"""The export formats: their tables, columns and further files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Projection = Callable[[Pair, Wanted], Sequence[Row]]
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a form."""
+    """One table of a format."""
 
     folder: str
     """Where its Parquet files go, or the name of its JSON file; "{split}" becomes the split."""
@@ -40,15 +40,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Format:
-    """A form of export."""
+    """An export format."""
 
     name: str
     """As `--format` takes it."""
     about: str
-    """One line for a person."""
+    """One line of help."""
     tables: tuple[Table, ...]
     """Its tables, all from the same pairs."""
-    heeds: frozenset[str] = frozenset()
+    options: frozenset[str] = frozenset()
     """Which of "negative" and "both_sides" (`Wanted`) change its rows."""
     files: Callable[[Sequence[str]], Mapping[str, str]] = lambda _: {}
     """Further text files by name, given the splits that have rows."""
@@ -93,8 +93,8 @@ def _ic_vco_files(splits: Sequence[str]) -> dict[str, str]:
 
 
 FORMATS: Mapping[str, Format] = {
-    form.name: form
-    for form in (
+    one.name: one
+    for one in (
         Format(
             "trl",
             "TRL's DPOTrainer: one image a row, the answers differ",
@@ -111,7 +111,7 @@ FORMATS: Mapping[str, Format] = {
                     ),
                 ),
             ),
-            heeds=frozenset({"negative", "both_sides"}),
+            options=frozenset({"negative", "both_sides"}),
         ),
         Format(
             "ms-swift",
@@ -123,7 +123,7 @@ FORMATS: Mapping[str, Format] = {
                     _schema(messages=_MESSAGES, images=_IMAGES, rejected_images=_IMAGES),
                 ),
             ),
-            heeds=frozenset({"both_sides"}),
+            options=frozenset({"both_sides"}),
         ),
         Format(
             "llamafactory",
@@ -138,7 +138,7 @@ FORMATS: Mapping[str, Format] = {
                 ),
             ),
             files=_llamafactory_files,
-            heeds=frozenset({"negative", "both_sides"}),
+            options=frozenset({"negative", "both_sides"}),
         ),
         Format(
             "ic-vco",
@@ -188,14 +188,14 @@ FORMATS: Mapping[str, Format] = {
                     ),
                 ),
             ),
-            heeds=frozenset({"negative"}),
+            options=frozenset({"negative"}),
         ),
         Format(
             "llava",
             "LLaVA's supervised JSON: one answer a row, images as files",
             (Table("llava_{split}.json", llava, None),),
-            heeds=frozenset({"both_sides"}),
+            options=frozenset({"both_sides"}),
         ),
     )
 }
-"""All forms, by name."""
+"""All formats, by name."""

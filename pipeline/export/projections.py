@@ -1,7 +1,7 @@
-"""What each trainer wants a row to look like: one function a table, all of them pure.
+"""What a row looks like to each trainer: one pure function a table.
 
 A projection gives one row, two (the pair seen from both images), or the reason why a pair cannot be
-a row. Where a form has one image a row, the answer that is wrong of it is the pair's `rejected` or
+a row. Where a format has one image a row, its wrong answer is the pair's `rejected` or
 its `counterfactual`; `Wanted.negative` says which.
 """
 
@@ -18,12 +18,12 @@ Row = dict[str, Any]
 Negative = Literal["auto", "rejected", "counterfactual"]
 
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>")
-"""What LLaMA-Factory, ms-swift and LLaVA put media in place of, wherever in a row it stands."""
+"""What LLaMA-Factory, ms-swift and LLaVA replace by media, anywhere in a row."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person may choose about the rows."""
+    """What the user chose about the rows."""
 
     negative: Negative = "auto"
     """Which answer stands as the wrong one of the original image: the input's `rejected`, the
@@ -37,7 +37,7 @@ class Wanted:
 
 
 class Unfit(Exception):  # noqa: N818  # not an error: counted and reported
-    """A pair that cannot be a row of the form, and why; the text is what is counted."""
+    """A pair that cannot be a row of the format; pairs are counted by the text."""
 
 
 def _wrong(pair: Pair, wanted: Wanted) -> str:
@@ -68,7 +68,7 @@ def _sides(pair: Pair, wanted: Wanted) -> list[tuple[Image, str, str]]:
 
 
 def _worded(text: str) -> str:
-    """The text, for forms that would take a placeholder in it for one more image."""
+    """The text, for formats that would read a placeholder in it as one more image."""
     for mark in _PLACEHOLDERS:
         if mark in text:
             raise Unfit(f"a literal {mark} in a text")

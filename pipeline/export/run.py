@@ -17,6 +17,7 @@ from pipeline.export.projections import Row, Unfit, Wanted
 from schemas.files import Folder
 from schemas.holdout import FOLD, TRAIN, VALIDATION, is_held_out, source_image
 from schemas.ids import content_id
+from schemas.names import unknown
 from schemas.outcomes import pair_from_row
 from schemas.records import Image, Pair
 from schemas.shards import DataWriter, read_pairs, with_hf_metadata
@@ -27,7 +28,7 @@ _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
 
 @dataclass
 class ExportFacts:
-    """What an export came to."""
+    """What an export wrote, and what it left out."""
 
     num_pairs: int = 0
     """Pairs of the run."""
@@ -36,10 +37,10 @@ class ExportFacts:
     left_out: Counter[str] = field(default_factory=Counter)
     """Pairs that made no row, by reason."""
     without_rows: list[str] = field(default_factory=list)
-    """Splits that were asked for and have none; no file of theirs is there."""
+    """Requested splits without rows; they have no files."""
 
     def text(self, output: str) -> str:
-        """For a person."""
+        """As lines to print."""
         lines = [f"{output}: {self.num_pairs:,} pairs"]
         lines += [f"  {name}: {count:,} rows" for name, count in self.num_rows.items()]
         lines += [f"  {split}: no rows" for split in self.without_rows]
@@ -104,7 +105,7 @@ def _with_files(output: Folder, value: Any) -> Any:
 
 
 class _Output:
-    """The files of an export. A table's file is begun with its first row: none is there without."""
+    """The files of an export. A table's file is created with its first row, so none is empty."""
 
     def __init__(self, target: Folder, form: Format) -> None:
         self._target, self._form = target, form
@@ -112,7 +113,7 @@ class _Output:
 
     @property
     def is_clear(self) -> bool:
-        """Whether nothing is where the export would write."""
+        """Whether the folders that the export would write to are empty."""
         return not any(self._target.names(folder) for folder in self._folders())
 
     def add(self, table: Table, split: str, row: Row) -> None:
@@ -126,7 +127,7 @@ class _Output:
         self._sinks[key].add(row)
 
     def finish(self) -> None:
-        """Give all files their names. What describes them names the splits that have rows."""
+        """Give all files their final names, and write those that list the splits with rows."""
         for sink in self._sinks.values():
             sink.finish()
         begun = {split for _, split in self._sinks}
@@ -135,7 +136,7 @@ class _Output:
             self._target.write(name, text.encode())
 
     def discard(self) -> None:
-        """Remove what was written: all of it is ours, for nothing was there before."""
+        """Remove what was written: all of it, because the folders were empty before."""
         for sink in self._sinks.values():
             # Some stores show a file when its stream is closed, so it is closed first.
             with suppress(OSError, pa.ArrowException):
@@ -155,15 +156,15 @@ class _Output:
 
 
 def export_run(run: str, form: str, output: str, wanted: Wanted) -> ExportFacts:
-    """Write the pairs of `run` to the folder `output` in the form `form`; says what was written.
+    """Write the pairs of `run` to the folder `output` in this format; returns what it wrote.
 
     All pairs of one original image are on the same side of the split, in whatever run they stand,
     and both photos of a pair of two (`schemas.holdout`). Image paths in JSON files start from
-    `output`. UsageError for an unknown form, an option that says nothing to it, a run without
+    `output`. UsageError for an unknown format, an option that it does not use, a run without
     pairs, or a folder that is not empty. An export that fails leaves nothing behind.
     """
     if form not in FORMATS:
-        raise UsageError(f"--format {form}: known are {', '.join(FORMATS)}")
+        raise UsageError(f"--format: {unknown('format', form, FORMATS)}")
     _check(wanted, FORMATS[form])
     source, target = Folder.at(run), Folder.at(output)
     if not source.names("data"):
@@ -188,11 +189,11 @@ def _check(wanted: Wanted, form: Format) -> None:
         "both_sides": (wanted.both_sides, "--both-sides"),
     }
     for name, (is_given, option) in given.items():
-        if is_given and name not in form.heeds:
-            forms = ", ".join(other.name for other in FORMATS.values() if name in other.heeds)
+        if is_given and name not in form.options:
+            formats = ", ".join(other.name for other in FORMATS.values() if name in other.options)
             raise UsageError(
                 f"{option} changes nothing in --format {form.name}; leave it out (it is for "
-                f"{forms})"
+                f"{formats})"
             )
 
 
@@ -212,10 +213,10 @@ def _write(source: Folder, files: _Output, form: Format, wanted: Wanted) -> Expo
             facts.num_rows[f"{table.folder.format(split=split)} {split}"] += len(of_table)
     if not facts.num_rows:
         reasons = "; ".join(f"{why}: {n:,}" for why, n in facts.left_out.items())
-        raise UsageError(f"no pair of {source.url} can be a row of {form.name} ({reasons})")
-    wished = [TRAIN, VALIDATION] if wanted.validation else [TRAIN]
-    got = {name.rpartition(" ")[2] for name in facts.num_rows}
-    facts.without_rows = [split for split in wished if split not in got]
+        raise UsageError(f"no pair of {source.url} fits the format {form.name} ({reasons})")
+    requested = [TRAIN, VALIDATION] if wanted.validation else [TRAIN]
+    written = {name.rpartition(" ")[2] for name in facts.num_rows}
+    facts.without_rows = [split for split in requested if split not in written]
     return facts
 
 

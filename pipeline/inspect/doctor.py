@@ -1,7 +1,7 @@
 """`doctor`: everything that would stop a run, looked at before anything is paid for.
 
-No weights are loaded, no request is made that costs, and a machine without torch is no obstacle:
-what cannot be seen from here is said to be so.
+Loads no weights, sends no request that costs money, and works without torch. What it cannot check
+from this machine it says.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from stages.read.loader import Loader
 from workers.worker import Group
 
 Groups = Sequence[tuple[Group, GroupPlacement]]
-"""The groups that have something to do, with how they are placed."""
+"""The groups that have stages to run, each with its placement."""
 
 PAIR_BYTES = 600_000
 """Space that one seed may take: two JPEGs of a megapixel, in the part and in the data files."""
@@ -48,7 +48,7 @@ _PACKAGES = {"open_clip": "open_clip_torch", "cv2": "opencv-contrib-python-headl
              "PIL": "pillow", "segment_anything": "segment-anything",
              "simple_lama_inpainting": "simple-lama-inpainting",
              "groundingdino": "groundingdino-py"}  # fmt: skip
-"""Packages that are called otherwise than what is imported."""
+"""Packages whose name differs from the module that is imported."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Check:
     """One thing looked at."""
 
     ok: bool | None
-    """None where it could not be seen from here."""
+    """None if it could not be checked from here."""
     what: str
     """What was looked at."""
     detail: str
@@ -114,7 +114,7 @@ def doctor(
 
 
 def _placed(book: RecipeBook, placement: Placement) -> tuple[Groups, list[Check]]:
-    """The groups that have something to do; none if the placement is not for the recipe."""
+    """The groups that have stages to run; none if the placement does not fit the recipe."""
     try:
         return make_groups(make_chains(book, 0), placement), []
     except UsageError as error:
@@ -174,21 +174,24 @@ def _own_packages(spec: GroupPlacement) -> dict[str, str]:
 @cache
 def _imports(module: str) -> frozenset[str]:
     """Top-level names of other projects that a module of `stages` imports, sooner or later."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return frozenset()
     found: set[str] = set()
-    for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        for name in names:
-            if name.startswith("stages.backends"):
-                found |= _imports(name)
-            elif name.split(".")[0] not in _ALWAYS:
-                found.add(name.split(".")[0])
+    seen, left = {module}, [module]
+    while left:
+        spec = find_spec(left.pop())
+        if spec is None or spec.origin is None:
+            continue
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for name in names:
+                if name.startswith("stages.backends"):
+                    left += {name} - seen
+                    seen.add(name)
+                elif name.split(".")[0] not in _ALWAYS:
+                    found.add(name.split(".")[0])
     return frozenset(found)
 
 

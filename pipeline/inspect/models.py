@@ -1,4 +1,4 @@
-"""The model files that a recipe needs: which, where, how large, and fetching them.
+"""The model files that a recipe needs: which, where, how large; fetches them on request.
 
 Knows ids and paths; needs no torch. `python -m pipeline models list|pull RECIPE`.
 """
@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.recipes.build import RecipeBook
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, HasCheckpoints, locate
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Stage
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class Needed:
     def pinned(self) -> bool:
         """Whether no revision is left open: a commit is given, or a path, which has none.
 
-        What lies at a path is its owner's matter: nobody says that it is the same elsewhere, and of
-        weights nobody looks. Of small files that decide rows a run remembers the content.
+        A path's content is not checked: whoever put it there must keep it the same on every
+        machine. Of small files that decide rows a run remembers the content id.
         """
         revision = self.checkpoint.revision or ""
         return self.checkpoint.on_disk or bool(_COMMIT.fullmatch(revision))
@@ -54,7 +55,7 @@ class Found:
     """One line, with what to do."""
 
 
-def backends_of(book: RecipeBook) -> Iterator[tuple[str, Backend]]:
+def backends_of(book: RecipeBook) -> Iterator[tuple[str, BackendSettings[Any]]]:
     """Every backend of every stage, and of the pairing, with the stage's name in the placement."""
     for recipe in book.recipes:
         for link in recipe.links:

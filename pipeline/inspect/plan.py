@@ -50,7 +50,7 @@ def plan(book: RecipeBook, placement: Placement, source: Source, limit: int | No
 
 
 def _against_the_cluster(placement: Placement, used: Sequence[GroupPlacement], shards: int) -> str:
-    """Actors of every group that has something to do, in the cluster that RAY_ADDRESS names.
+    """Actors of every group that has stages to run, in the cluster that RAY_ADDRESS names.
 
     UsageError if they do not fit.
     """

@@ -127,8 +127,8 @@ def _images(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _size(data: bytes) -> str:
     try:
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            return f"{picture.format} {picture.width} x {picture.height}"
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return f"{image.format} {image.width} x {image.height}"
     # A dropped row may hold anything.
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return "cannot be decoded"

@@ -2,9 +2,9 @@
 
     RUN/vectors/vectors-00000.parquet    one a shard, made by the same engine as the parts
     RUN/seeds/                           written again, every seed with its given negative
-    RUN/matches.json                     how many found one; its existence says that it is done
+    RUN/pairing.json                     how many got one; its existence says that this pass is done
 
-Whatever ends the process, the same command goes on: files that are there are not made again.
+Resumable: files that exist are not made again.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from stages.backends.locate.ram import Ram
 from stages.backends.locate.sam import SEGMENTERS
 from stages.backends.locate.sam3 import Sam3Settings
 from stages.backends.original.groundingdino import GroundingDinoPy
-from stages.backends.original.segment_anything import SegmentAnything
+from stages.backends.original.segment_anything import SegmentAnythingSettings
 from stages.backends.original.simple_lama import SimpleLama
 from stages.decide.double_threshold import DoubleThreshold
 from stages.decide.embedder import Embedder
@@ -81,7 +81,7 @@ STAGES: Mapping[str, Choice] = {
     "detector": Choice(
         Detector, {"backend": [GroundingDino, Florence, Sam3Settings, GroundingDinoPy]}
     ),
-    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnything]}),
+    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnythingSettings]}),
     "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama, SimpleLama]}),
     "recolorer": Choice(Recolorer, {}),
     "duplicator": Choice(Duplicator, {}),

@@ -1,4 +1,4 @@
-"""One static page about a run: what it gave, what it dropped and why, and how that looks."""
+"""One static page about a run: its pairs, its drops and why, its scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One shown row as the values that its template needs. Knows no HTML."""
+"""One row of the page as the values that its template needs. Knows no HTML."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Answer:
     role: str
     """Which column it is: "chosen", "counterfactual", "rejected"."""
     title: str
-    """What that means for a reader."""
+    """Its heading on the card."""
     segments: Sequence[Segment]
     """The text, differing words marked."""
 
@@ -54,7 +54,7 @@ class Card:
     explanation: str
     detail: str
     evidence: str
-    """What was judged, word for word: a model's raw reply."""
+    """A model's reply, verbatim."""
     stage: str
     recipe: str
     kind: str
@@ -62,14 +62,14 @@ class Card:
     title: str
     """The contrast in words; empty for a row that left before it had one."""
     change: tuple[str, str] | None
-    """What it was and what it became."""
+    """What was replaced, and by what."""
     prompt: str
     original: Thumbnail | None
     near_miss: Thumbnail | None
     unreadable: bool
-    """The row has a picture that cannot be decoded."""
+    """The row has an image that cannot be decoded."""
     outline: str
-    """SVG path data in pixels of the thumbnails; empty for a change of the whole picture."""
+    """SVG path data in pixels of the thumbnails; empty for a change of the whole image."""
     answers: Sequence[Answer]
     bars: Sequence[Bar]
     pair_id: str
@@ -79,19 +79,19 @@ class Card:
 
     @property
     def shape(self) -> str:
-        """How the pictures lie; a wide pair is stacked where there is little room."""
-        picture = self.original or self.near_miss
-        return "wide" if picture and picture.width >= 1.15 * picture.height else "tall"
+        """Wide or tall; wide pairs are stacked on narrow screens."""
+        shown = self.original or self.near_miss
+        return "wide" if shown and shown.width >= 1.15 * shown.height else "tall"
 
 
 def make_card(
     number: int, sample: Sample, row: Mapping[str, Any], found: Survey, facts: RunFacts
 ) -> Card:
-    """The card of a row, its pictures shrunk and its texts cut to what a page can hold."""
+    """The card of a row, its images shrunk and its texts cut to what a page can hold."""
     line = sample.line
     contrast = row["contrast"] or {}
-    original, near_miss = _picture(row["chosen_image"]), _picture(row["rejected_image"])
-    picture = original or near_miss
+    original, near_miss = _thumbnail(row["chosen_image"]), _thumbnail(row["rejected_image"])
+    shown = original or near_miss
     stored = [i for i in (row["chosen_image"], row["rejected_image"]) if i and i["bytes"]]
     instruction = contrast.get("instruction") or ""
     target, replacement = contrast.get("target"), contrast.get("replacement")
@@ -114,7 +114,7 @@ def make_card(
         original=original,
         near_miss=near_miss,
         unreadable=len(stored) > (original is not None) + (near_miss is not None),
-        outline=outline(row["regions"] or (), picture) if picture else "",
+        outline=outline(row["regions"] or (), shown) if shown else "",
         answers=_answers(row),
         bars=[
             _bar(name, value, sample, found, facts) for name, value in sorted(line.scores.items())
@@ -126,7 +126,7 @@ def make_card(
     )
 
 
-def _picture(image: Mapping[str, Any] | None) -> Thumbnail | None:
+def _thumbnail(image: Mapping[str, Any] | None) -> Thumbnail | None:
     return thumbnail(image["bytes"]) if image and image["bytes"] else None
 
 

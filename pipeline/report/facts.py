@@ -1,4 +1,4 @@
-"""What the report must be told, because the parts do not say it. Knows no files."""
+"""What the report must be told because the parts do not hold it. Knows no files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class RunFacts:
     num_seeds: int
     """Input rows that the parts must account for, each duplicate counted once."""
     thresholds: Thresholds = field(default_factory=dict)
-    """Limits the run held its scores against."""
+    """Limits that the run applied to its scores."""
     input: str = ""
     """Where the rows came from, as given on the command line."""
     num_duplicates: int = 0
-    """Input rows left out because an equal row came before them."""
+    """Input rows left out because an identical row came before them."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Software by name, for the foot of the header."""
     date: str = ""
-    """When the run was made, as text; nothing here reads a clock."""
+    """When the run started, as text; nothing here reads a clock."""
 
     def limits(self, recipe: str, kind: str | None) -> Mapping[str, Limit]:
         """Limits by score name for one recipe and contrast kind; none for an unknown kind."""

@@ -1,4 +1,4 @@
-"""The page itself: everything above, put into one file that needs nothing else."""
+"""The page: one HTML file with its styles, script and images inside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from schemas.outcomes import DROP, PAIR
 
 REPORT_NAME = "report.html"
 CARDS_BYTES = 6_500_000
-"""The cards of a page, pictures included, stay below this; further samples are left out."""
+"""The cards of a page, images included, stay below this; further samples are left out."""
 
 _HERE = Path(__file__).parent
 
@@ -37,9 +37,9 @@ class _Rendered:
 def write_report(run_dir: str, facts: RunFacts, *, samples: int = 90) -> str:
     """Write `report.html` into the run directory; returns its path or URL.
 
-    At most `samples` rows are shown, fewer where their pictures would make the page too heavy. The
-    same parts and facts give the same bytes. ValueError if `run_dir` is no run directory or a part
-    of it cannot be read.
+    At most `samples` rows are shown, fewer where their images would make the page too heavy. The
+    same parts and facts give the same bytes. ValueError if `run_dir` is not a run directory or a
+    part of it cannot be read.
     """
     if samples < 0:
         raise ValueError(f"samples must be 0 or more, got {samples}")

@@ -1,4 +1,4 @@
-"""The parts of a run read two ways: narrow lines of all rows, and whole rows of a few."""
+"""Reads the parts of a run in two ways: a few columns of all rows, and all columns of a few."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Address(NamedTuple):
 
 
 class Line(NamedTuple):
-    """All of a row but its texts and pictures."""
+    """All of a row but its texts and images."""
 
     at: Address
     status: str
@@ -44,7 +44,7 @@ class Line(NamedTuple):
     """Empty for a pair."""
     stage: str
     pair_id: str
-    """Empty for a row that left before it had two pictures."""
+    """Empty for a row that left before it had two images."""
     seed_id: str
     recipe: str
     kind: str
@@ -54,15 +54,15 @@ class Line(NamedTuple):
 
 
 def shards_of(run: Folder) -> list[int]:
-    """Numbers of the parts that are there; ValueError if this is no run directory."""
+    """Numbers of the parts that exist; ValueError if this is not a run directory."""
     if not run.exists("parts") and not run.exists("run.json"):
-        raise ValueError(f"{run.url} is no run directory: it has neither run.json nor parts/")
+        raise ValueError(f"{run.url} is not a run directory: it has neither run.json nor parts/")
     matches = (_PART.fullmatch(name) for name in run.names("parts"))
     return sorted(int(match[1]) for match in matches if match)
 
 
 def lines(run: Folder, shards: Sequence[int]) -> Iterator[Line]:
-    """Every row of these parts, in order, without reading a picture.
+    """Every row of these parts, in order, without reading an image.
 
     ValueError names a part that cannot be read.
     """
@@ -119,7 +119,9 @@ def rows(run: Folder, wanted: Collection[Address]) -> Iterator[tuple[Address, di
             raise _unreadable(run, shard, error) from error
 
 
-def _rows(file: Any, shard: int, indices: list[int]) -> Iterator[tuple[Address, dict[str, Any]]]:
+def _rows(
+    file: pq.ParquetFile, shard: int, indices: list[int]
+) -> Iterator[tuple[Address, dict[str, Any]]]:
     start = 0
     for group in range(file.num_row_groups):
         end = start + file.metadata.row_group(group).num_rows

@@ -37,7 +37,7 @@
       card.hidden = !matches(card, state);
       shown += card.hidden ? 0 : 1;
     }
-    // A section that has cards, but none that matches, goes with them.
+    // A section without a matching card is hidden as a whole.
     for (const section of document.querySelectorAll(".gallery")) {
       section.hidden = section.querySelector(".card") !== null
         && section.querySelector(".card:not([hidden])") === null;
@@ -61,9 +61,9 @@
     for (const frame of frames) set(frame, "all", all);
   };
 
-  // A near miss that blinks shows its original every other moment, at the same place. A frame may
-  // have several reasons to blink: the pointer is on it, it was pressed, all of them do.
-  const frames = [...document.querySelectorAll(".pictures.two .near")];
+  // A blinking near miss alternates with its original in the same place. A frame may have several
+  // reasons to blink: the pointer is over it, it was clicked, or all of them blink.
+  const frames = [...document.querySelectorAll(".images.two .near")];
   const why = new Map(frames.map((frame) => [frame, new Set()]));
   let timer = 0;
   let swapped = true;
@@ -135,14 +135,14 @@
       await navigator.clipboard.writeText(copy.dataset.copy);
       copy.textContent = "copied";
     } catch {
-      // Without the right to the clipboard the id is selected instead, ready to be copied by hand.
+      // Without access to the clipboard the id is selected instead, to be copied by hand.
       getSelection().selectAllChildren(copy.previousElementSibling);
       copy.textContent = "selected";
     }
     setTimeout(() => { copy.textContent = "copy"; }, 1500);
   });
 
-  // A link with filters leads to the pictures it filters; a plain anchor leaves the filters be.
+  // A link with filters scrolls to the images; a plain anchor leaves the filters alone.
   addEventListener("hashchange", () => {
     if (!location.hash.includes("=")) return;
     apply();

@@ -1,4 +1,4 @@
-"""Which rows to look at: a fair draw, the ones near a limit, and the worst. Reads no picture.
+"""Which rows to look at: a fair draw, the ones near a limit, and the worst. Reads no image.
 
 Memory does not grow with the rows: each group keeps as many lines as could be shown.
 """
@@ -128,7 +128,7 @@ class _Group:
 def _turns(group: _Group) -> list[tuple[Line, Stratum]]:
     """The group's lines in the order of `_TURNS`; one line may come up in several strata."""
     queues = {stratum: group.ordered(stratum) for stratum in Stratum}
-    # In a small group every line is among the worst; only the last quarter deserves the name.
+    # In a small group every line is among the worst; only a quarter is called so.
     for stratum in (Stratum.BORDERLINE, Stratum.WORST):
         queues[stratum] = queues[stratum][: max(1, len(queues[Stratum.RANDOM]) // 4)]
     turns: list[tuple[Line, Stratum]] = []

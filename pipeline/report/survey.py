@@ -1,4 +1,4 @@
-"""What the whole run says in numbers. Reads no picture."""
+"""What the whole run says in numbers. Reads no image."""
 
 from __future__ import annotations
 

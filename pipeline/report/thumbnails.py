@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from schemas.geometry import Mask
 
@@ -21,18 +22,18 @@ _MAX_REGIONS = 12
 
 
 class Thumbnail(NamedTuple):
-    """A small picture that travels inside the page."""
+    """A small image that travels inside the page."""
 
     uri: str
     """Data URI of a JPEG."""
     width: int
     height: int
     original_size: tuple[int, int]
-    """Width and height of the picture it was made of, in pixels."""
+    """Width and height of the full image, in pixels."""
 
 
 def thumbnail(data: bytes) -> Thumbnail | None:
-    """The picture, shrunk to `LONG_SIDE`; None if it cannot be decoded."""
+    """The image, shrunk to `LONG_SIDE`; None if it cannot be decoded."""
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             size = image.size
@@ -40,7 +41,7 @@ def thumbnail(data: bytes) -> Thumbnail | None:
             # kept, so that the filter below and not the decoder decides how it looks.
             image.draft("RGB", (2 * LONG_SIDE, 2 * LONG_SIDE))
             small = image.convert("RGB")
-    # A dropped row may hold anything; the card then says so in the picture's place.
+    # A dropped row may hold anything; the card then says so in the image's place.
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return None
     small.thumbnail((LONG_SIDE, LONG_SIDE), PIL.Image.Resampling.LANCZOS)
@@ -84,7 +85,7 @@ def _mask_path(mask: Mask, image: Thumbnail) -> str:
     return "".join(_polygon(cv2.approxPolyDP(c, 0.7, closed=True)[:, 0]) for c in contours)
 
 
-def _polygon(points: Any) -> str:
+def _polygon(points: NDArray[np.int32]) -> str:
     if len(points) < 3:
         return ""
     # Contours run through the centres of the region's outermost pixels.

@@ -1,4 +1,4 @@
-"""One driver per run directory: a lease file that its holder keeps fresh."""
+"""One driver per run directory: a lease file that its holder rewrites every few seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypedDict
 
 from pipeline.errors import UsageError
 from schemas.files import Folder
@@ -20,10 +20,25 @@ from schemas.files import Folder
 log = logging.getLogger(__name__)
 
 LEASE = "lease.json"
-BEAT_S = 10.0
-"""Seconds between two signs of life of the holder."""
+HEARTBEAT_S = 10.0
+"""Seconds between two heartbeats of the holder."""
 STALE_S = 60.0
-"""Seconds without a sign of life after which another machine may take the lease over."""
+"""Seconds without a heartbeat after which another machine may take the lease over."""
+
+
+class Holder(TypedDict):
+    """Content of the lease file."""
+
+    attempt: str
+    """Identity of the driver that holds the lease."""
+    host: str
+    """Name of its machine."""
+    pid: int
+    """Its process id."""
+    started: str | None
+    """Start time of the process, in clock ticks since boot; tells it from a later one."""
+    seen: str
+    """Time of the last heartbeat, ISO 8601."""
 
 
 @dataclass
@@ -53,19 +68,19 @@ class Lease:
                 f"{self.run.url}: another driver works here (process {holder['pid']} on "
                 f"{holder['host']}, last seen {holder['seen']}); wait for it, or end it first"
             )
-        self._beat()
+        self._write()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
         return self
 
-    def _alive(self, holder: dict[str, Any]) -> bool:
-        """Whether the holder may still be at work; waits for a sign of life from another host."""
+    def _alive(self, holder: Holder) -> bool:
+        """Whether the holder may still be at work; waits for a heartbeat from another host."""
         if holder["host"] == socket.gethostname():
             # The start time tells a process apart from a later one that got the same id.
             started = _started(holder["pid"])
             return started is not None and started == str(holder["started"])
         # By change, not by age: the clocks of two machines may differ.
-        log.info("%s held a lease on %s; waiting for a sign of life", holder["host"], self.run.url)
+        log.info("%s held a lease on %s; waiting for a heartbeat", holder["host"], self.run.url)
         deadline = monotonic() + self.stale_s
         while monotonic() < deadline:
             sleep(min(1.0, self.stale_s / 10))
@@ -90,13 +105,13 @@ class Lease:
         if holder is not None and holder["attempt"] == self.attempt:
             self.run.delete(LEASE)
 
-    def _holder(self) -> dict[str, Any] | None:
+    def _holder(self) -> Holder | None:
         if not self.run.exists(LEASE):
             return None
-        holder: dict[str, Any] = self.run.read_json(LEASE)
+        holder: Holder = self.run.read_json(LEASE)
         return holder
 
-    def _beat(self) -> None:
+    def _write(self) -> None:
         pid = os.getpid()
         self.run.write_json(
             LEASE,
@@ -110,16 +125,16 @@ class Lease:
         )
 
     def _keep(self) -> None:
-        while not self._stop.wait(BEAT_S):
+        while not self._stop.wait(HEARTBEAT_S):
             try:
                 holder = self._holder()
                 if holder is not None and holder["attempt"] != self.attempt:
                     log.error("%s: another driver took over; this one stops", self.run.url)
                     _thread.interrupt_main()
                     return
-                self._beat()
+                self._write()
             except (OSError, ValueError) as error:
-                # A store that is out of reach for a moment; the next beat tries again.
+                # A store that is out of reach for a moment; the next heartbeat tries again.
                 log.warning("the lease could not be renewed: %s", error)
 
 

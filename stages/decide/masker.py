@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from schemas.records import Drop, Reason, SpannedCandidate, VerifiedCandidate
 from stages.base import RecordStage
@@ -19,15 +18,12 @@ class Masker(RecordStage[VerifiedCandidate, SpannedCandidate]):
     in no word are dropped: nothing in them can be preferred.
     """
 
-    consumes: ClassVar[type] = VerifiedCandidate
-    produces: ClassVar[type] = SpannedCandidate
-
     def process_one(self, record: VerifiedCandidate) -> Sequence[SpannedCandidate] | Drop:
         """The candidate with its spans, or a drop where the words are the same."""
         candidate = record.candidate
         if candidate.counterfactual is None:
             return [SpannedCandidate(record, (), ())]
-        spans = difference(candidate.seed.chosen, candidate.counterfactual)
+        spans = difference(candidate.texts.chosen, candidate.counterfactual)
         if spans is None:
             return Drop(
                 Reason.NO_TEXT_DIFFERENCE, "the counterfactual has the same words as the answer"

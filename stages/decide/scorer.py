@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,17 +54,10 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
     of which counts as a sentence. It stands behind the embedder, before the selector.
     """
 
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
-
     backend: ImageTextBackend
     """What compares images and sentences."""
     splitter: SplitterBackend
     """What finds the sentences."""
-
-    def backends(self) -> Sequence[Backend]:
-        """Both."""
-        return (self.backend, self.splitter)
 
     def process(self, batch: Sequence[ScoredCandidate]) -> Sequence[Sequence[ScoredCandidate]]:
         """One record for each, with two more scores; no drops.
@@ -74,7 +67,7 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
         """
         if not batch:
             return []
-        answers = list(dict.fromkeys(record.candidate.seed.chosen for record in batch))
+        answers = list(dict.fromkeys(record.candidate.texts.chosen for record in batch))
         sentences = dict(zip(answers, self._sentences(answers), strict=True))
         texts = list(dict.fromkeys(text for parts in sentences.values() for text in parts))
         pictures = {r.candidate.rejected_image.bytes: r.candidate.rejected_image for r in batch}
@@ -86,7 +79,7 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
         outcomes = []
         for record in batch:
             picture = image_rows[record.candidate.rejected_image.bytes]
-            parts = sentences[record.candidate.seed.chosen]
+            parts = sentences[record.candidate.texts.chosen]
             total = sum(cosine(picture, text_rows[text]) for text in parts)
             added = {"answer_similarity": total, "answer_sentences": float(len(parts))}
             outcomes.append([replace(record, scores={**record.scores, **added})])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -26,6 +26,7 @@ from stages.edit.drift import grown, held_together, similarity, tint, visible_ch
 from stages.edit.registration import movement
 from stages.language.chat import ChatBackend, Sampling
 from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import replies_to
 from stages.language.votes import Ballot, Checker
 from stages.pixels import Pixels, decode, encode_jpeg, encode_pair
 
@@ -66,9 +67,6 @@ class Editor(Stage[PlannedEdit, Candidate]):
     goes beyond it is drift; elsewhere the change itself is taken for the region, and drift is one
     that spreads over most of the image. Outside the region the original's own pixels are kept.
     """
-
-    consumes: ClassVar[type] = PlannedEdit
-    produces: ClassVar[type] = Candidate
 
     backend: EditorBackend
     """What edits."""
@@ -115,10 +113,6 @@ class Editor(Stage[PlannedEdit, Candidate]):
     def __post_init__(self) -> None:
         """ValueError for settings that cannot work together."""
         self._checker()
-
-    def backends(self) -> Sequence[Backend]:
-        """The editor, and who checks."""
-        return (self.backend,) if self.check is None else (self.backend, self.check)
 
     def process(self, batch: Sequence[PlannedEdit]) -> Sequence[Sequence[Candidate] | Drop]:
         """The good edits of each row, or why its last one was not."""
@@ -186,10 +180,13 @@ class Editor(Stage[PlannedEdit, Candidate]):
             for work, own in zip(works, edited, strict=True)
         ]
         checker = self._checker()
-        if checker is None:
+        if checker is None or self.check is None:
             return judged
         asked = [one for own in judged for one in own if isinstance(one, Candidate)]
-        ballots = iter(checker.ballots(asked, "editor", attempt))
+        replies = replies_to(
+            self.check, [checker.requests(one, "editor", attempt) for one in asked]
+        )
+        ballots = (checker.ballot(one, own) for one, own in zip(asked, replies, strict=True))
         return [
             [one if isinstance(one, Drop) else _voted(one, next(ballots)) for one in own]
             for own in judged
@@ -198,7 +195,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
     def _checker(self) -> Checker | None:
         if self.check is None:
             return None
-        return Checker(self.check, self.check_prompt, self.check_sampling, self.check_votes, "edit")
+        return Checker(self.check_prompt, self.check_sampling, self.check_votes, "edit")
 
     def _last(self, tried: Sequence[Candidate | Drop], attempt: int) -> Drop:
         """The last drop, with how many edits there were."""

@@ -11,7 +11,7 @@ import pytest
 import ray
 import yaml
 
-from trainer.__main__ import _parser
+from pipeline.cli.parser import make_parser
 from trainer.settings import Source, load_settings, presets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ def commands(text: str) -> list[Any]:
     joined = re.sub(r"\\\n[# ]*", "", text)
     found = re.findall(r"python -m trainer (.*?)(?:`|\n|$)", joined)
     return [
-        _parser().parse_args(shlex.split(arguments, comments=True))
+        make_parser().parse_args(shlex.split(arguments, comments=True))
         for arguments in found
         if "..." not in arguments and " " in arguments
     ]

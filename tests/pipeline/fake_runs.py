@@ -49,7 +49,7 @@ def origin(recipe: str) -> Origin:
     return Origin(recipe, "d" * 32, 7, "0.1.0", SCHEMA_VERSION, steps)
 
 
-def picture(key: int, width: int = 60, height: int = 40) -> Image:
+def image(key: int, width: int = 60, height: int = 40) -> Image:
     """A smooth image that differs with `key`."""
     rng = np.random.default_rng(key)
     small = PIL.Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
@@ -60,7 +60,7 @@ def seed(name: str, key: int = 0, **changes: object) -> Seed:
     made = Seed(
         seed_id=name,
         run_seed=7,
-        image=picture(key),
+        image=image(key),
         width=60,
         height=40,
         prompt="What stands there?",
@@ -82,7 +82,7 @@ def candidate(name: str, key: int = 0, **changes: object) -> Candidate:
         contrast=Contrast(Kind.OBJECT, "red stool", "blue stool", "make the red stool blue"),
         regions=(Region("red stool", Box(20, 10, 50, 30), Mask.from_array(mask)),),
         chosen_image=origin_seed.image,
-        rejected_image=picture(key + 10_000),
+        rejected_image=image(key + 10_000),
         counterfactual="A blue stool stands there.",
         params={"color": "blue"},
     )

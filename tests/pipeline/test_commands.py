@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.__main__ import TRAINING
+from pipeline.cli.parser import make_parser
+from pipeline.commands import COMMANDS
 from pipeline.demo.scenes import write_scenes
+from trainer.commands import COMMANDS as TRAINS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("nearmiss")
@@ -26,7 +30,8 @@ def call(*args: object, program: list[str] | None = None, **environment: str):
         text=True,
         check=False,
         timeout=120,
-        env=os.environ | environment,
+        # The script is to run this checkout's code, wherever it was installed from.
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         cwd=ROOT,
     )
 
@@ -75,27 +80,53 @@ def facts(finished) -> dict[str, object]:
     return json.loads(call("status", finished, "--json").stdout)
 
 
-COMMANDS = ["run", "plan", "status", "report", "show"]
+@pytest.mark.parametrize(
+    ("program", "prog"),
+    [
+        ([str(SCRIPT)], "nearmiss"),
+        ([sys.executable, "-m", "pipeline"], "python -m pipeline"),
+        ([sys.executable, "-m", "trainer"], "python -m trainer"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)
+def test_every_door_opens_to_all_commands(program, prog):
+    whole = call("--help", program=program)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert whole.stdout.startswith(f"usage: {prog} [--help]")
+    assert "0 complete, 1 failed, 2 bad usage or input, 3 incomplete" in whole.stdout
+    assert re.findall(r"^([A-Z].*):$", whole.stdout, re.MULTILINE)[:4] == [
+        "Make pairs", "Look at a run", "Publish pairs", "Train on pairs",
+    ]  # fmt: skip
+    one = call("train", "--help", program=program)
+    assert one.stdout.startswith(f"usage: {prog} train ")
+    refused(call("walk", program=program), "unknown command 'walk'", f"see {prog} --help")
 
 
-@pytest.mark.parametrize("command", [[], *[[c] for c in COMMANDS]])
-@pytest.mark.parametrize("program", ["module", "script"])
-def test_help(command, program):
-    result = call(*command, "--help", program=[str(SCRIPT)] if program == "script" else None)
-    assert result.returncode == 0
-    assert result.stderr == ""
-    assert result.stdout.startswith("usage: nearmiss")
-    if not command:
-        for name in COMMANDS:
-            assert f"\n    {name}" in result.stdout
-        assert "0 complete, 1 failed, 2 bad usage or input, 3 incomplete" in result.stdout
+def test_every_command_of_the_help_is_there_and_no_other():
+    lines = re.findall(r"^  ([a-z-]+) +[a-z]", str(make_parser().description), re.MULTILINE)
+    assert set(lines) == set(COMMANDS) | set(TRAINING)
+    assert set(TRAINS) == TRAINING
+
+
+def test_the_version():
+    assert re.fullmatch(r"nearmiss \d+\.\d+\.\d+\S*\n", call("--version").stdout)
+
+
+@pytest.mark.parametrize("args", [["--help"], ["run", "crop"], ["trian"], ["train", "--help"]])
+@pytest.mark.parametrize("door", ["pipeline", "trainer"])
+def test_help_and_slips_answer_at_once(args, door):
+    """`-X importtime` lists every module that was imported."""
+    result = call(*args, program=[sys.executable, "-X", "importtime", "-m", door])
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "pipeline.cli.parser" in imported
+    assert not imported & {"numpy", "pyarrow", "yaml", "pydantic", "pipeline.run", "torch"}
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
         ([], "COMMAND"),
-        (["walk"], "walk"),
+        (["statsu"], "did you mean status?"),
         (["run"], "RECIPE"),
         (["run", "crop"], "--input"),
         (["run", "crop", "--input", "x"], "--output"),
@@ -104,7 +135,7 @@ def test_help(command, program):
         (["run", "crop", "--input", "x", "--output", "y", "--sed", "1"], "--sed"),
         (["run", "crop", "--input", "x", "--output", "y", "--se", "1"], "--se"),
         (["status"], "RUN"),
-        (["show", "x"], "PAIR_ID"),
+        (["show", "x"], "ID"),
     ],
 )
 def test_a_slip_in_the_arguments(args, said):

@@ -73,11 +73,9 @@ def test_an_accepted_outcome_is_a_pair(record):
     assert pair.chosen_spans == record.chosen_spans
     assert pair.provenance.params == candidate.params
     assert pair.provenance.steps == ORIGIN.steps
-    assert (pair.recipe, pair.prompt, pair.seed_id) == (
-        "flip",
-        candidate.seed.prompt,
-        candidate.seed.seed_id,
-    )
+    assert (pair.recipe, pair.seed_id) == ("flip", candidate.seed.seed_id)
+    texts = candidate.written or candidate.seed
+    assert (pair.prompt, pair.chosen, pair.rejected) == (texts.prompt, texts.chosen, texts.rejected)
 
 
 @given(own.spanned, st.binary(min_size=1, max_size=4))

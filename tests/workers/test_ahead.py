@@ -26,8 +26,8 @@ from stages.base import Stage
 from stages.pixels import decode, encode_jpeg
 from tests.workers.test_worker import rows, work
 from workers.chain import Chain, Link
-from workers.guard import FlightLog
-from workers.worker import Assignment, Group, Parcel, ShardWorker
+from workers.guard import InFlightLog
+from workers.worker import Assignment, Group, ShardState, ShardWorker
 
 
 def pictures(num: int, side: int = 64) -> list[Image]:
@@ -141,18 +141,18 @@ def test_rows_are_the_same(run, recipe):
     assert any(row["status"] == "pair" for row in before)
 
 
-def second_group(run: Folder, group: Group, parcel: Parcel) -> None:
+def second_group(run: Folder, group: Group, state: ShardState) -> None:
     worker = ShardWorker(Assignment(run, "a", {}), group)
-    worker.process(parcel)
+    worker.process(state)
     worker.close()
 
 
-def loaded(run: Folder, first: Group, second: Group) -> Parcel:
+def loaded(run: Folder, first: Group, second: Group) -> ShardState:
     """The shard as the second group gets it."""
     worker = ShardWorker(Assignment(run, "a", {}), first)
-    parcel = worker.first(0)
-    worker.process(parcel)
-    return Parcel.from_row(parcel.to_row(first.chains), second.chains)
+    state = worker.first(0)
+    worker.process(state)
+    return ShardState.from_row(state.to_row(first.chains), second.chains)
 
 
 def test_all_but_the_first_micro_batch_are_decoded_by_the_other_thread(run, reads):
@@ -160,11 +160,11 @@ def test_all_but_the_first_micro_batch_are_decoded_by_the_other_thread(run, read
         return sum(name.startswith("ahead") and data in mine for data, name in reads)
 
     first, second = groups(ahead=True, recipe="crop", looker=Looker(ahead))
-    parcel = loaded(run, first, second)
-    mine = {record.image.bytes for (records,) in [parcel.live] for record in records}
+    state = loaded(run, first, second)
+    mine = {record.image.bytes for (records,) in [state.live] for record in records}
     pixels._decoded.clear()
     reads.clear()
-    second_group(run, second, parcel)
+    second_group(run, second, state)
     by_thread = Counter(name.partition("_")[0] for data, name in reads if data in mine)
     assert by_thread == {"MainThread": 4, "ahead": 12}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
@@ -172,20 +172,20 @@ def test_all_but_the_first_micro_batch_are_decoded_by_the_other_thread(run, read
 
 def test_nothing_is_decoded_ahead_over_a_shard_on_which_a_process_died(run, reads):
     first, second = groups(ahead=True, recipe="crop", looker=Looker())
-    parcel = loaded(run, first, second)
-    flight = FlightLog(run, "00000-1", "a")
-    flight.take_off("crop", parcel.seed_ids[:2])
+    state = loaded(run, first, second)
+    in_flight = InFlightLog(run, "00000-1", "a")
+    in_flight.start("crop", state.seed_ids[:2])
     reads.clear()
     pixels._decoded.clear()
-    second_group(run, second, parcel)
+    second_group(run, second, state)
     assert not [name for _, name in reads if name.startswith("ahead")]
 
 
 def test_an_image_that_cannot_be_decoded_ahead_is_the_rows_own_trouble(run):
     first, second = groups(ahead=True, recipe="crop", looker=Looker())
-    parcel = loaded(run, first, second)
-    (records,) = parcel.live
+    state = loaded(run, first, second)
+    (records,) = state.live
     records[9] = replace(records[9], image=Image(b"broken"))
-    second_group(run, second, parcel)
+    second_group(run, second, state)
     bad = [row for row in rows(run) if row["status"] == "drop"]
     assert [(row["seed_id"], row["reason"]) for row in bad] == [(records[9].seed_id, "model_error")]

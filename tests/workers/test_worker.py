@@ -14,7 +14,7 @@ from schemas.shards import read_part
 from tests.workers.fakes import Saboteur, chain, ref
 from workers.chain import Chain
 from workers.counters import Counters
-from workers.worker import Assignment, Group, Parcel, ShardWorker
+from workers.worker import Assignment, Group, ShardState, ShardWorker
 
 IDS = [f"s{i}" for i in range(10)]
 
@@ -34,20 +34,20 @@ def rows(run: Folder) -> list[dict[str, object]]:
     return pa.concat_tables(read_part(run, 0)).to_pylist()
 
 
-def work(run: Folder, *groups: Group, attempt: str = "a") -> Parcel:
-    parcel = None
+def work(run: Folder, *groups: Group, attempt: str = "a") -> ShardState:
+    state = None
     for each in groups:
         worker = ShardWorker(Assignment(run, attempt, {}), each)
-        if parcel is None:
-            parcel = worker.first(0)
+        if state is None:
+            state = worker.first(0)
         else:
             before = groups[each.index - 1]
-            row = pa.Table.from_pylist([parcel.to_row(before.chains)]).to_pylist()[0]
-            parcel = Parcel.from_row(row, each.chains)
-        worker.process(parcel)
+            row = pa.Table.from_pylist([state.to_row(before.chains)]).to_pylist()[0]
+            state = ShardState.from_row(row, each.chains)
+        worker.process(state)
         worker.close()
-    assert parcel is not None
-    return parcel
+    assert state is not None
+    return state
 
 
 def test_a_part_is_ordered_by_seed_then_recipe_whatever_the_micro_batch(run):
@@ -73,10 +73,10 @@ def test_two_groups_give_the_rows_of_one(run):
     second = group(
         Chain(whole.origin, whole.links[3:]), Chain(other.origin, other.links[5:]), index=1
     )
-    parcel = work(run, first, second)
+    state = work(run, first, second)
     assert rows(run) == fused
-    assert parcel.counters.num_seeds == 10
-    assert parcel.counters.stages["fake", "lowest"].num_in == 8 * 3
+    assert state.counters.num_seeds == 10
+    assert state.counters.stages["fake", "lowest"].num_in == 8 * 3
 
 
 def test_a_group_without_links_of_a_chain_passes_it_through(run):
@@ -116,9 +116,9 @@ def test_busy_and_idle_seconds_are_the_workers_time(run, monkeypatch):
     total = Counters()
     for shard in (0, 1):
         clock.sleep(0.1)
-        parcel = worker.first(shard)
-        worker.process(parcel)
-        total.add(parcel.counters)
+        state = worker.first(shard)
+        worker.process(state)
+        total.add(state.counters)
     busy = sum(stage.busy_s for stage in total.stages.values())
     idle = sum(stage.idle_s for stage in total.stages.values())
     assert (busy, idle) == (pytest.approx(14 * 0.02), pytest.approx(0.2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -12,9 +12,6 @@ from stages.backends.weights.checkpoints import Checkpoint
 from stages.base import OPERATIONAL, Device
 from stages.locate.detections import Detection
 from stages.pixels import Pixels
-
-if TYPE_CHECKING:
-    from stages.backends.locate.sam3_model import Sam3Model
 
 
 @dataclass
@@ -40,7 +37,7 @@ class Sam3Settings:
     """Images in one pass of the image encoder."""
     max_tags: Annotated[int, Ge(1)] = field(default=16, metadata=OPERATIONAL)
     """Tags, each with the features of its image, in one pass of the rest."""
-    _model: Sam3Model | None = field(default=None, init=False, repr=False, compare=False)
+    _model: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The one model."""
@@ -62,5 +59,5 @@ class Sam3Settings:
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
     ) -> list[list[Detection]]:
         """Every instance of every tag that is above the threshold, with its mask."""
-        assert self._model is not None
-        return self._model.detect(images, tags)
+        found: list[list[Detection]] = self._model.detect(images, tags)
+        return found

@@ -25,7 +25,7 @@ from transformers.models.sam3.modeling_sam3 import (
 from schemas.geometry import Box
 from stages.backends.weights.checkpoints import CheckpointError
 from stages.backends.weights.pretrained import load_model, load_processor
-from stages.backends.weights.torch_device import free, place
+from stages.backends.weights.torch_device import TorchModel
 from stages.backends.weights.torch_images import Images, chunks
 from stages.base import Device
 from stages.locate.detections import Detection
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stages.backends.locate.sam3 import Sam3Settings
 
 
-class Sam3Model:
+class Sam3Model(TorchModel):
     """The detector of a SAM 3 checkpoint; the tracker that the hub's files hold is left out."""
 
     def __init__(self, settings: Sam3Settings, device: Device) -> None:
@@ -43,7 +43,7 @@ class Sam3Model:
 
         bfloat16 would round the corners of a box to multiples of 4 pixels of 1008.
         """
-        self.where, self.dtype = place(device)
+        super().__init__(device)
         self.settings = settings
         (checkpoint,) = settings.checkpoints()
         classes = {"sam3": transformers.Sam3Model, "sam3_video": transformers.Sam3Model}
@@ -59,11 +59,6 @@ class Sam3Model:
                 f"{checkpoint}: the tokenizer in {folder} has {there} tokens, the model reads "
                 f"{wanted}; is tokenizer.json there?"
             )
-
-    def close(self) -> None:
-        """Free the device; nothing can be asked of the model after it."""
-        del self._model
-        free(self.where)
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]

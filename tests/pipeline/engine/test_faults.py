@@ -58,6 +58,7 @@ def test_a_local_driver_killed_at_random_moments(bench, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 def test_a_ray_driver_killed_at_random_moments(bench, tmp_path):
     trouble = Trouble(sleep_s=0.8)
     delays = np.random.default_rng(2).uniform(8, 12, 2)
@@ -97,7 +98,9 @@ def is_shard_actor(process: psutil.Process) -> bool:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("engine", ["local", "ray", "ray in two groups"])
+@pytest.mark.parametrize(
+    "engine", ["local", "ray", pytest.param("ray in two groups", marks=pytest.mark.faults)]
+)
 def test_records_that_raise_exit_and_hang(bench, small_ray, engine):
     ids = bench.ids
     split = engine == "ray in two groups"

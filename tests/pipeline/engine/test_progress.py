@@ -73,7 +73,7 @@ def test_finished_and_live_shards_add_up():
     shown.live({"1-0": counted(5, ("one", "loader", 5, 5, [], 0.0))})
     assert shown.total().num_seeds == 15
     assert shown.total().stages["one", "cutter"].num_out == 12
-    # When it is done they do not count twice, even if the board still has them.
+    # When it is done they do not count twice, even if the status actor still has them.
     shown.done(1, TEN)
     shown.live({"1-0": live})
     assert shown.total().num_seeds == 20

@@ -73,7 +73,7 @@ def test_a_stage_that_cannot_be_opened_on_ray(bench, tmp_path, how, error, said)
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_a_service_that_is_down_stops_the_run_and_it_goes_on_later(bench, tmp_path, engine):
     trouble = Trouble(doomed="service down", folder=str(tmp_path))
-    said = "^http://127.0.0.1:9/v1 gave no answer for 30 s; the same command goes on from here$"
+    said = "^http://127.0.0.1:9/v1 gave no answer for 30 s; the same command resumes the run$"
     with pytest.raises(RunError, match=said):
         run(bench.request(trouble, local=engine == "local"))
     (tmp_path / "mended").touch()
@@ -87,7 +87,7 @@ def test_a_service_that_is_down_stops_the_run_and_it_goes_on_later(bench, tmp_pa
 @pytest.mark.slow
 def test_a_run_in_which_nothing_moves_ends(bench, small_ray, monkeypatch):
     """Somebody else holds the CPUs: the cluster has room enough by its own account."""
-    monkeypatch.setattr("pipeline.engine.ray_watch.SILENT_S", 2.0)
+    monkeypatch.setattr("pipeline.engine.supervisor.SILENT_S", 2.0)
     holder = ray.remote(num_cpus=1.6)(Bench).remote(bench.folder)
     ray.get(holder.__ray_ready__.remote())
     try:

@@ -16,7 +16,7 @@ from pipeline.export import FORMATS, Wanted, export_run
 from schemas.files import Folder
 from schemas.records import Image
 from schemas.shards import write_data
-from tests.pipeline.fake_runs import pair, picture, write_run
+from tests.pipeline.fake_runs import image, pair, write_run
 from trainer.data.rows import Rows
 
 CHOSEN, REJECTED = "A red stool stands there.", "A green lamp stands there."
@@ -49,7 +49,7 @@ def same_image(image: PIL.Image.Image, key: int) -> bool:
 def _decoded(key: int) -> PIL.Image.Image:
     import io
 
-    return PIL.Image.open(io.BytesIO(picture(key).bytes)).convert("RGB")
+    return PIL.Image.open(io.BytesIO(image(key).bytes)).convert("RGB")
 
 
 def test_trl_rows_hold_one_image_and_two_answers(run, tmp_path):
@@ -181,7 +181,7 @@ def test_a_photo_is_on_one_side_in_every_run_however_it_is_encoded(tmp_path):
     sides = []
     for number, width in enumerate((60, 61)):  # other recipes, another codec: other bytes
         outcomes = [
-            pair(f"{number}-{i}-{twice}", i, image=Image(picture(i, width).bytes, f"{i}.jpg"))
+            pair(f"{number}-{i}-{twice}", i, image=Image(image(i, width).bytes, f"{i}.jpg"))
             for i in range(10)
             for twice in range(2)
         ]
@@ -189,7 +189,7 @@ def test_a_photo_is_on_one_side_in_every_run_however_it_is_encoded(tmp_path):
         write_data(Folder.at(url), [0], "test")
         sides.append(sides_of(url, tmp_path / f"out{number}", validation=0.5, seed=3))
         held = Rows.open([url]).split(0.5, 3)[1]
-        assert set(held.pictures) == sides[number]["validation"], "the trainer holds out the same"
+        assert set(held.images) == sides[number]["validation"], "the trainer holds out the same"
     assert sides[0] == sides[1]
     assert not sides[0]["train"] & sides[0]["validation"]
     assert min(map(len, sides[0].values())) >= 2
@@ -288,7 +288,7 @@ OPTIONS = {"negative": {"negative": "rejected"}, "both_sides": {"both_sides": Tr
 @pytest.mark.parametrize("option", sorted(OPTIONS))
 def test_an_option_changes_the_rows_or_is_refused(run, tmp_path, form, option):
     plain = sorted(f.stat().st_size for f in exported(run, form, tmp_path / "a").rglob("*.*"))
-    if option in FORMATS[form].heeds:
+    if option in FORMATS[form].options:
         out = exported(run, form, tmp_path / "b", **OPTIONS[option])
         assert sorted(f.stat().st_size for f in out.rglob("*.*")) != plain
     else:

@@ -62,7 +62,7 @@ def test_a_drop_says_where_and_why(tmp_path):
     text = show(run, "s1", facts=FACTS)
     assert text.startswith("Drop: too_different at filter\n")
     assert "appearance 0.2 below 0.5" in text
-    assert "no near miss" in text
+    assert "differs too much" in text
     assert "fails min 0.5" in text
     bare = show(run, "s2")
     assert bare.startswith("Drop: image_not_found at loader\n")
@@ -112,7 +112,7 @@ def test_what_cannot_be_shown_is_said_in_one_line(tmp_path):
         show(run, "seed-")
     with pytest.raises(ValueError, match="no id given"):
         show(run, "")
-    with pytest.raises(ValueError, match="is no run directory"):
+    with pytest.raises(ValueError, match="is not a run directory"):
         show(str(tmp_path / "nothing"), "seed-1")
     with pytest.raises(ValueError) as caught:
         show(run, "no\nsuch")

@@ -34,10 +34,10 @@ from stages.pixels import encode_jpeg
 from tests.pipeline.fake_runs import (
     FACTS,
     candidate,
+    image,
     mixed_run,
     origin,
     pair,
-    picture,
     ref_drop,
     scored_drop,
     seed,
@@ -140,7 +140,7 @@ def test_a_pair_card_shows_all_that_matters(tmp_path):
 
 
 def test_images_are_small_inline_jpegs_of_known_size(tmp_path):
-    big = picture(1, 1500, 900)
+    big = image(1, 1500, 900)
     run = write_run(
         tmp_path,
         [
@@ -337,7 +337,7 @@ def test_an_empty_run_and_runs_without_drops_pairs_or_scores(tmp_path):
         "No rows yet.",
         "This run has no pairs.",
         "This run dropped nothing.",
-        "No row was measured.",
+        "No row was scored.",
         "incomplete: 0 of 5 seeds",
     ):
         assert words in page.text
@@ -346,7 +346,7 @@ def test_an_empty_run_and_runs_without_drops_pairs_or_scores(tmp_path):
     assert page.all(cls="state")[0].text == "complete"
     page = page_of(write_run(tmp_path / "drops", [ref_drop("s1")]), replace(FACTS, num_seeds=1))
     assert "This run has no pairs." in page.text
-    assert "No row was measured." in page.text
+    assert "No row was scored." in page.text
 
 
 def test_a_image_that_cannot_be_decoded_is_said_to_be_so(tmp_path):
@@ -359,7 +359,7 @@ def test_a_image_that_cannot_be_decoded_is_said_to_be_so(tmp_path):
 
 
 def test_bad_run_directories_are_named(tmp_path):
-    with pytest.raises(ValueError, match="is no run directory"):
+    with pytest.raises(ValueError, match="is not a run directory"):
         write_report(str(tmp_path / "nothing"), FACTS)
     run = write_run(tmp_path, [pair("s1", 1)])
     Path(run, "parts/part-00001.parquet").write_bytes(b"PAR1 not really PAR1")

@@ -40,7 +40,7 @@ def test_a_silent_holder_on_another_host_is_taken_over(run):
         assert run.read_json(LEASE)["attempt"] == "one"
 
 
-def test_a_holder_on_another_host_that_beats_is_not(run):
+def test_a_holder_on_another_host_with_a_heartbeat_is_not(run):
     elsewhere(run, 0)
     stop = threading.Event()
 
@@ -69,24 +69,24 @@ def lose_it(run: Folder) -> None:
 
 
 def test_a_driver_that_lost_its_lease_stops(run, monkeypatch):
-    monkeypatch.setattr(lease_module, "BEAT_S", 0.05)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
     with pytest.raises(KeyboardInterrupt):
         lose_it(run)
     assert run.read_json(LEASE)["attempt"] == "other"
 
 
-def test_a_beat_that_fails_is_tried_again(run, monkeypatch, caplog):
-    monkeypatch.setattr(lease_module, "BEAT_S", 0.05)
+def test_a_heartbeat_that_fails_is_tried_again(run, monkeypatch, caplog):
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
     with Lease(run, "one") as lease:
-        failed, renewed, renew = threading.Event(), threading.Event(), lease._beat
+        failed, renewed, renew = threading.Event(), threading.Event(), lease._write
 
         def no_route() -> None:
             failed.set()
             raise OSError("no route")
 
-        monkeypatch.setattr(lease, "_beat", no_route)
+        monkeypatch.setattr(lease, "_write", no_route)
         assert failed.wait(60)
-        monkeypatch.setattr(lease, "_beat", lambda: (renew(), renewed.set()))
+        monkeypatch.setattr(lease, "_write", lambda: (renew(), renewed.set()))
         assert renewed.wait(60)
         assert "the lease could not be renewed: no route" in caplog.text
         assert lease._thread is not None

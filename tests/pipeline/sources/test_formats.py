@@ -29,8 +29,8 @@ def png(level=0, width=40, height=40):
 def level(outcome):
     if isinstance(outcome, Drop):
         return outcome.reason
-    with PIL.Image.open(io.BytesIO(outcome[0].image.bytes)) as picture:
-        return picture.getpixel((5, 5))[0]
+    with PIL.Image.open(io.BytesIO(outcome[0].image.bytes)) as image:
+        return image.getpixel((5, 5))[0]
 
 
 def fails(path, *words, columns=None):

@@ -1,4 +1,4 @@
-"""The driver's watch over a stream, fed with what a board could show; no Ray is started."""
+"""The supervisor of a stream, fed with what a status actor could say; no Ray is started."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import ray_watch
+from pipeline.engine import supervisor as supervisor_module
 from pipeline.engine.placement import GroupPlacement, Placement
-from pipeline.engine.ray_watch import NodesLostError, Watch
+from pipeline.engine.supervisor import NodesLostError, StreamSupervisor
 from pipeline.errors import RunError, UsageError
 from tests.workers.fakes import chain
-from workers.actor import Seen
+from workers.actor import StreamStatus
 from workers.chain import Chain
 from workers.counters import Counters
 from workers.failure import Failure
@@ -39,11 +39,11 @@ class Left:
 
 
 @dataclass
-class Fed(Watch):
-    """A watch that is shown what the test says, on a cluster that the test describes."""
+class Fed(StreamSupervisor):
+    """A supervisor that is shown what the test says, on a cluster that the test describes."""
 
-    seen: Seen | None = None
-    room: bool = True
+    status: StreamStatus | None = None
+    fits: bool = True
 
     def __init__(self, left: Left, placement: Placement) -> None:
         whole = chain()
@@ -55,11 +55,11 @@ class Fed(Watch):
         ]
         super().__init__(None, left, pools, placement)
 
-    def _look(self) -> Seen | None:
-        return self.seen
+    def _poll(self) -> StreamStatus | None:
+        return self.status
 
-    def _room(self) -> bool:
-        return self.room
+    def _fits(self) -> bool:
+        return self.fits
 
     def _waiting(self, silent) -> str:
         return "waiting for " + ", ".join(str(group.index) for group, _ in silent)
@@ -75,13 +75,13 @@ def placement(**more) -> Placement:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ray_watch, "LOOK_S", 0.02)
-    monkeypatch.setattr(ray_watch, "SILENT_S", 0.4)
+    monkeypatch.setattr(supervisor_module, "POLL_S", 0.02)
+    monkeypatch.setattr(supervisor_module, "SILENT_S", 0.4)
 
 
-def wait(watch: Watch, seconds: float = 60.0) -> None:
-    """What the driver does for the next row: wait on a lock, until the watch interrupts it."""
-    with watch, pytest.raises(queue.Empty):
+def wait(supervisor: StreamSupervisor, seconds: float = 60.0) -> None:
+    """What the driver does for the next row: wait on a lock, until the supervisor interrupts it."""
+    with supervisor, pytest.raises(queue.Empty):
         queue.Queue().get(timeout=seconds)
 
 
@@ -91,45 +91,45 @@ ALIVE = {0: 0.1, 1: 0.1}
 
 def test_what_an_actor_reports_ends_the_wait_at_once():
     left, failure = Left(), Failure("stage a cannot be opened: no model", is_setup=True)
-    watch = Fed(left, placement())
-    watch.seen = Seen({"0-0": COUNTS}, ALIVE, failure)
+    supervisor = Fed(left, placement())
+    supervisor.status = StreamStatus({"0-0": COUNTS}, ALIVE, failure)
     with pytest.raises(UsageError, match=r"^stage a cannot be opened: no model$"):
-        wait(watch)
+        wait(supervisor)
     assert left.heard[0] == {"0-0": Counters(num_seeds=1)}
-    watch = Fed(left, placement())
-    watch.seen = Seen({}, {}, Failure("down", is_setup=False))
+    supervisor = Fed(left, placement())
+    supervisor.status = StreamStatus({}, {}, Failure("down", is_setup=False))
     with pytest.raises(RunError, match=r"^down$"):
-        wait(watch)
-    assert isinstance(watch.ask(), RunError)
+        wait(supervisor)
+    assert isinstance(supervisor.failure(), RunError)
 
 
 def test_the_main_thread_is_its_own_again_afterwards():
     before = signal.getsignal(signal.SIGUSR2)
-    watch = Fed(Left(), placement())
-    watch.seen = Seen({}, {}, Failure("down", is_setup=False))
+    supervisor = Fed(Left(), placement())
+    supervisor.status = StreamStatus({}, {}, Failure("down", is_setup=False))
     with pytest.raises(RunError):
-        wait(watch)
+        wait(supervisor)
     assert signal.getsignal(signal.SIGUSR2) == before
-    assert not [t for t in threading.enumerate() if t.name == "watch"]
+    assert not [t for t in threading.enumerate() if t.name == "supervisor"]
     # An error of the block itself is not replaced.
     with pytest.raises(KeyError), Fed(Left(), placement()):
         raise KeyError("mine")
 
 
 def test_nothing_moves():
-    watch = Fed(Left(), placement())
-    watch.seen = Seen({"0-0": COUNTS}, ALIVE, None)
-    said = r"^nothing has moved for 1 s .stall_limit_s of the placement.: every group has an actor"
+    supervisor = Fed(Left(), placement())
+    supervisor.status = StreamStatus({"0-0": COUNTS}, ALIVE, None)
+    said = r"^nothing has moved for 1 s .stall_limit_s of the placement.: every group has a living"
     with pytest.raises(RunError, match=said):
-        wait(watch)
+        wait(supervisor)
 
 
 class Moving(Fed):
-    """Another seed is done at every look."""
+    """Another seed is done at every poll."""
 
-    def _look(self) -> Seen:
+    def _poll(self) -> StreamStatus:
         self.seeds = getattr(self, "seeds", 0) + 1
-        return Seen({"0-0": Counters(num_seeds=self.seeds).to_json()}, ALIVE, None)
+        return StreamStatus({"0-0": Counters(num_seeds=self.seeds).to_json()}, ALIVE, None)
 
 
 def test_what_moves_is_left_alone():
@@ -137,9 +137,9 @@ def test_what_moves_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("quiet", "room", "autoscale", "error", "said"),
+    ("quiet", "fits", "autoscale", "error", "said"),
     [
-        # A group without actors, and no room for all: its node was lost.
+        # A group without actors, and not enough resources for all: its node was lost.
         ({0: 9.0, 1: 0.1}, False, False, NodesLostError, "waiting for 0"),
         ({0: 0.1, 1: 9.0}, False, False, NodesLostError, "waiting for 1"),
         # Never heard of: another job holds what it needs, so that smaller pools would not help.
@@ -150,31 +150,33 @@ def test_what_moves_is_left_alone():
         ({0: 0.1, 1: 9.0}, False, True, None, ""),
     ],
 )
-def test_a_group_without_actors(quiet, room, autoscale, error, said):
-    watch = Fed(Left(), placement(autoscale=autoscale))
-    watch.seen, watch.room = Seen({"0-0": COUNTS}, quiet, None), room
+def test_a_group_without_actors(quiet, fits, autoscale, error, said):
+    supervisor = Fed(Left(), placement(autoscale=autoscale))
+    supervisor.status, supervisor.fits = StreamStatus({"0-0": COUNTS}, quiet, None), fits
     if error is None:
-        wait(watch, 2.0)
+        wait(supervisor, 2.0)
         return
     with pytest.raises(error, match=said):
-        wait(watch)
+        wait(supervisor)
 
 
 def test_a_group_whose_work_is_done_may_be_silent():
     left = Left([0, 1])
-    watch = Fed(left, placement())
+    supervisor = Fed(left, placement())
     # Both shards that are left have come to the second group.
-    watch.seen = Seen({"0-0": COUNTS, "0-1": COUNTS, "1-1": COUNTS}, {0: 9.0, 1: 0.1}, None)
-    watch.room = False
-    with pytest.raises(RunError, match="every group has an actor that lives"):
-        wait(watch)
+    supervisor.status = StreamStatus(
+        {"0-0": COUNTS, "0-1": COUNTS, "1-1": COUNTS}, {0: 9.0, 1: 0.1}, None
+    )
+    supervisor.fits = False
+    with pytest.raises(RunError, match="every group has a living actor"):
+        wait(supervisor)
 
 
 def test_a_verdict_that_comes_with_the_last_row_changes_nothing():
     left = Left([])
-    watch = Fed(left, placement())
-    watch.seen = Seen({}, {}, Failure("too late", is_setup=False))
-    with watch:
+    supervisor = Fed(left, placement())
+    supervisor.status = StreamStatus({}, {}, Failure("too late", is_setup=False))
+    with supervisor:
         assert left.told.wait(60)
 
 
@@ -183,12 +185,12 @@ def test_it_works_in_the_background_of_a_shell(tmp_path):
     code = """
         import sys
         from pipeline.errors import RunError
-        from tests.pipeline.engine.test_ray_watch import ALIVE, Failure, Fed, Left, Seen
-        from tests.pipeline.engine.test_ray_watch import placement, wait
-        watch = Fed(Left(), placement())
-        watch.seen = Seen({}, ALIVE, Failure("down", is_setup=False))
+        from tests.pipeline.engine.test_supervisor import ALIVE, Failure, Fed, Left, StreamStatus
+        from tests.pipeline.engine.test_supervisor import placement, wait
+        supervisor = Fed(Left(), placement())
+        supervisor.status = StreamStatus({}, ALIVE, Failure("down", is_setup=False))
         try:
-            wait(watch)
+            wait(supervisor)
         except RunError as error:
             print(error)
     """
