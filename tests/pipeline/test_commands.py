@@ -29,7 +29,7 @@ def call(*args: object, program: list[str] | None = None, **environment: str):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=500,
         # The script is to run this checkout's code, wherever it was installed from.
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         cwd=ROOT,
@@ -377,4 +377,5 @@ def test_a_model_that_is_missing_ends_a_run_with_one_line(seeds, tmp_path, engin
     assert last.startswith(
         f"nearmiss: stage embedder cannot be opened: no model at {tmp_path}/none; give an existing"
     )
-    assert [line.split()[1] for line in before] == ["INFO"] * 3, result.stderr
+    # Scanning, what there is to do, and the progress of every minute that it takes.
+    assert {line.split()[1] for line in before} == {"INFO"}, result.stderr
