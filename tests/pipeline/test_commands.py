@@ -108,6 +108,21 @@ def test_every_command_of_the_help_is_there_and_no_other():
     assert set(TRAINS) == TRAINING
 
 
+@pytest.mark.parametrize(
+    "args", [["presets"], ["settings", "train"], ["merge", "run", "folder"]], ids=lambda a: a[0]
+)
+def test_training_without_its_packages(args):
+    code = (
+        "import sys; sys.modules['torch'] = None; from pipeline.__main__ import main; "
+        f"sys.exit(main({args}))"
+    )
+    refused(
+        call(program=[sys.executable, "-c", code]),
+        f"{args[0]} needs the package torch",
+        "nearmiss[train]",
+    )
+
+
 def test_the_version():
     assert re.fullmatch(r"nearmiss \d+\.\d+\.\d+\S*\n", call("--version").stdout)
 
