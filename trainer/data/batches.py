@@ -42,6 +42,8 @@ class ImageFacts:
 
     entries: Mapping[str, int]
     """How many entries of each tensor are its own."""
+    num_features: int
+    """As in `Pixels`."""
     num_patches: int
     """As in `Pixels`."""
     alone: bool
@@ -151,7 +153,12 @@ class BatchBuilder:
             draws=tuple(draws),
             packed=packed,
             images=tuple(
-                ImageFacts({k: len(x) for k, x in p.tensors.items()}, p.num_patches, p.alone)
+                ImageFacts(
+                    entries={name: len(x) for name, x in p.tensors.items()},
+                    num_features=p.num_features,
+                    num_patches=p.num_patches,
+                    alone=p.alone,
+                )
                 for p in pixels
             ),
             pixels=joined([p.tensors for p in pixels]),

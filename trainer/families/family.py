@@ -318,7 +318,8 @@ class Family(ABC):
         for number in range(len(group)):
             tensors = self.image_tensors(made, number)
             ids = self.image_ids(made, number)
-            found.append(Pixels(tensors, ids, self.num_patches(tensors), alone))
+            features = int((ids == self.processor.image_token_id).sum())
+            found.append(Pixels(tensors, ids, features, self.num_patches(tensors), alone))
         return found
 
     def _text_ids(self, text: str, num_images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.data.batches import Batch, Hidden
 from trainer.data.packing import Packed, Places, join
+from trainer.errors import UsageError
 from trainer.families import Family, ImageFeatures, family_of
 from trainer.families.encoder import PATCHES_AT_ONCE, calls, encode
 from trainer.losses.views import View, of_log_probs
@@ -206,6 +207,14 @@ def _encode(
     found = batch.features.get(id(inner))
     if found is None:
         found = encode(family, inner, batch.image_tensors(), groups)
+        for image, features in zip(batch.images, found, strict=True):
+            if len(features.tokens) != image.num_features:
+                raise UsageError(
+                    f"{inner.config.name_or_path} makes {len(features.tokens)} features of an "
+                    f"image for which its processor writes {image.num_features} placeholders; "
+                    "mend processor_config.json (of LLaVA patch_size, "
+                    "num_additional_image_tokens, vision_feature_select_strategy)"
+                )
         if not family.encoder_trains(inner):
             batch.features[id(inner)] = found
     return found

@@ -23,7 +23,7 @@ from trainer.settings import Settings
 def precompute_reference(
     shards: tuple[str, ...], model: str, revision: str | None, settings: Settings, out: Path
 ) -> int:
-    """Write the side-car file of a run with these settings; returns the number of its rows.
+    """Write the reference file of a run with these settings; returns the number of its rows.
 
     UsageError for a loss without reference, and on several processes: the file is one.
     """

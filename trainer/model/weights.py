@@ -70,7 +70,7 @@ def save_optimizer(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_adapter(folder: Path, policy: Any) -> None:
-    """Put a checkpoint's adapter into a policy that was made alike; CheckpointFileError if it is not.
+    """Put a checkpoint's adapter into a policy made alike; CheckpointFileError if it is not.
 
     A whole model needs nothing of the kind: it is loaded from `weights/` in the first place.
     """

@@ -72,8 +72,8 @@ class Checkpoints:
     def write(self, position: Position, content: Callable[[Path], None]) -> Path:
         """Write a checkpoint whole, then remove those that are too old; returns its folder.
 
-        `content` fills the folder it is given. Raises CheckpointFileError, the older checkpoints being
-        intact, when the disk does not take it.
+        `content` fills the folder it is given. Raises CheckpointFileError, the older checkpoints
+        being intact, when the disk does not take it.
         """
         final = self.at(position.step)
         try:

@@ -63,8 +63,8 @@ class _Reports:
 def train_on_ray(request: Request, workers: int) -> Outcome:
     """Train on so many workers of the cluster, each with a GPU where the settings say so.
 
-    Raises what a worker raised (UsageError, NonFiniteLossError, CheckpointFileError), at once, as a new
-    start would not help; RuntimeError when workers were lost more than `MAX_FAILURES` times.
+    Raises what a worker raised (UsageError, NonFiniteLossError, CheckpointFileError), at once, as a
+    new start would not help; RuntimeError when workers were lost more than `MAX_FAILURES` times.
     """
     # What can be known here is said here: workers take most of a minute to get as far.
     open_family(request.model, request.revision, request.settings)

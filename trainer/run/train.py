@@ -50,7 +50,7 @@ class Request:
     revision: str | None = None
     """Commit of the hub's model."""
     reference: Path | None = None
-    """Side-car file with the reference's log-probs."""
+    """File with the reference's log-probs."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from itertools import permutations
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
-from fakes.tiny.vlm import FAMILIES
+from fakes.tiny.vlm import FAMILIES, save_vlm
 from tests.trainer.pairs import a_row
 from tests.trainer.plain import plain_log_prob
 from trainer.data.batches import BatchBuilder
 from trainer.data.rows import Rows
-from trainer.families import family_of
+from trainer.errors import UsageError
+from trainer.families import family_of, load_family
 from trainer.families.encoder import calls
 from trainer.losses import ICVCO, MDPO, SFT, SVCO, SymMPO
 from trainer.losses.views import Answer, Images, Tokens, View
@@ -226,6 +228,18 @@ def test_a_row_that_counts_nothing_still_hangs_on_the_weights(checkpoint):
     learned = model.model.language_model.layers[0].self_attn.q_proj.weight
     assert learned.grad is not None
     assert not learned.grad.any()
+
+
+def test_a_processor_that_counts_otherwise_than_the_model_is_named(tmp_path):
+    """As of LLaVA-1.5 checkpoints that were saved before `num_additional_image_tokens`."""
+    path = save_vlm(tmp_path, "llava-1.5")
+    settings = path / "processor_config.json"
+    settings.write_text(settings.read_text().replace('_tokens": 1', '_tokens": 0'))
+    build = BatchBuilder(load_family(str(path)), SVCO().views, 3)
+    model = AutoModelForImageTextToText.from_pretrained(path)
+    message = f"{path} makes 16 features.* writes 15 placeholders; mend processor_config.json"
+    with pytest.raises(UsageError, match=message):
+        table_of(model, build)
 
 
 def test_trees_only_where_attention_takes_their_masks(checkpoint):

@@ -50,7 +50,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize("name", ["llava-interleave", "qwen3-vl"])
-def test_the_learner_without_its_adapters_is_the_model_it_was(checkpoint, name):
+def test_the_policy_without_its_adapters_is_the_model_it_was(checkpoint, name):
     made = checkpoint(name)
     batch = BatchBuilder(made.family, VIEWS, SEED)([a_row(0), a_row(1)], 0)
     before = frozen(ViewLogProbs(made.model()))(batch)
@@ -111,7 +111,7 @@ def builder(checkpoint):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory, rows, fingerprint, module, builder):
-    path = tmp_path_factory.mktemp("side-car") / "reference.parquet"
+    path = tmp_path_factory.mktemp("reference") / "reference.parquet"
     tables = precompute(rows, builder, module, epochs=2, micro_batch=2)
     write_reference_file(path, tables, fingerprint=fingerprint, seed=SEED, epochs=2)
     return path

@@ -32,7 +32,7 @@ def step(module, policy, build, rows, scale):
     return table, reference, gradients
 
 
-def learner_of(model: str):
+def policy_of(model: str):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
@@ -64,7 +64,7 @@ def main(model: str, rank: int, port: int, out: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(SHARES)
     )
-    policy = learner_of(model)
+    policy = policy_of(model)
     module = wrap(
         ViewLogProbs(policy, pass_tokens=PASS_TOKENS),
         Processes(rank, len(SHARES), torch.device("cpu")),
@@ -107,11 +107,11 @@ def test_split_over_two_processes_is_one(checkpoint, tmp_path):
         for rank, file in enumerate(files)
     ]
     try:
-        policy = learner_of(str(made.path))
+        policy = policy_of(str(made.path))
         module = ViewLogProbs(policy)
         rows = [a_row(n) for share in SHARES for n in share]
         table, reference, gradients = step(module, policy, build, rows, 1.0)
-        assert [p.wait(timeout=120) for p in processes] == [0, 0]
+        assert [p.wait(timeout=500) for p in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
