@@ -45,16 +45,16 @@ class ViewLogProbs(nn.Module):
     as few passes as `PASS_TOKENS` allows, rows of like length in one pass.
     """
 
-    def __init__(self, policy: Any, *, pass_tokens: int = PASS_TOKENS) -> None:
-        """`policy` is a model of a known family, or peft's wrapping of one."""
+    def __init__(self, model: Any, *, pass_tokens: int = PASS_TOKENS) -> None:
+        """`model` is one of a known family, or peft's wrapping of one."""
         super().__init__()
-        self.policy: Any = policy
-        self.family = family_of(_base(policy).config)
+        self.model: Any = model
+        self.family = family_of(_base(model).config)
         self.pass_tokens = pass_tokens
 
     def forward(self, batch: Batch) -> dict[View, Tensor]:
         """The table of a batch on the model's device."""
-        base, family = _base(self.policy), self.family
+        base, family = _base(self.model), self.family
         inner, head = base.model, base.get_output_embeddings()
         passes = _passes(batch.packed, self.pass_tokens)
         groups = _image_calls(family, inner, batch)
@@ -99,12 +99,12 @@ class ViewLogProbs(nn.Module):
         return tuple(most.tolist())
 
 
-def shares_prompts(policy: Any) -> bool:
+def shares_prompts(model: Any) -> bool:
     """Whether the model's attention takes the masks of token trees (`trainer.data.packing`).
 
     FlashAttention takes none but causal ones, and a sliding window would be lost in them.
     """
-    base = _base(policy)
+    base = _base(model)
     config = family_of(base.config).text_model(base.model).config
     layers = getattr(config, "layer_types", None) or []
     window = getattr(config, "sliding_window", None)
@@ -129,9 +129,9 @@ def token_log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _base(policy: Any) -> Any:
+def _base(model: Any) -> Any:
     """The model itself, where peft has wrapped it."""
-    return policy.get_base_model() if hasattr(policy, "peft_config") else policy
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:

@@ -54,14 +54,14 @@ def test_the_policy_without_its_adapters_is_the_model_it_was(checkpoint, name):
     made = checkpoint(name)
     batch = BatchBuilder(made.family, VIEWS, SEED)([a_row(0), a_row(1)], 0)
     before = frozen(ViewLogProbs(made.model()))(batch)
-    policy = with_adapters(made.model())
-    module = ViewLogProbs(policy)
+    model = with_adapters(made.model())
+    module = ViewLogProbs(model)
     close(module(batch), before)  # adapters start at nothing
-    for parameter_name, parameter in policy.named_parameters():
+    for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.5)
-    policy.train()
-    policy, reference = module(batch), adapters_off(module, policy)(batch)
+    model.train()
+    policy, reference = module(batch), adapters_off(module, model)(batch)
     close(reference, before)
     assert not any(values.requires_grad for values in reference.values())
     for view, values in policy.items():
@@ -70,7 +70,7 @@ def test_the_policy_without_its_adapters_is_the_model_it_was(checkpoint, name):
     # ... and the adapters are on again, and learn.
     close(module(batch), policy)
     sum(values.sum() for values in policy.values()).backward()
-    learned = [n for n, p in policy.named_parameters() if p.grad is not None]
+    learned = [n for n, p in model.named_parameters() if p.grad is not None]
     assert learned
     assert all("lora" in n and "language_model" in n for n in learned)
 
