@@ -37,7 +37,7 @@ class Tagger(Stage[Seed, Tagged]):
     backend: TaggerBackend
     """What tags."""
     stop: tuple[str, ...] = SCENE_TAGS
-    """Tags that are left out, in any case: scenes, qualities, doings."""
+    """Tags that are left out, in any case: scenes, qualities, actions."""
     min_score: Annotated[float, Ge(0), Le(1)] = 0.0
     """Least confidence of a tag, beyond what the backend asks for."""
     max_tags: Annotated[int, Ge(1)] = 30
