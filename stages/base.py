@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
-from typing import ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
 from schemas.records import Drop
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+M = TypeVar("M", bound="Model")
+M_co = TypeVar("M_co", bound="Model", covariant=True)
 
 
 SETTINGS_RULES: dict[str, str | bool] = {"extra": "forbid", "arbitrary_types_allowed": True}
@@ -58,7 +73,87 @@ class ServiceDown(Exception):  # noqa: N818  # a state of the world, not a fault
     """
 
 
-class Stage(ABC, Generic[In, Out]):
+class Model(Protocol):
+    """An open model: knows tensors and arrays, not records. Each stage names what it asks of it."""
+
+    def close(self) -> None:
+        """Free the device. Safe to call twice."""
+
+
+@runtime_checkable
+class BackendSettings(Protocol[M_co]):
+    """The settings of a backend: a frozen dataclass, light to import, of which a recipe is made."""
+
+    @property
+    def name(self) -> str:
+        """How a recipe selects this backend; the same for all of its class."""
+
+    def load(self, device: Device) -> M_co:
+        """The model, complete and on `device`; raises if that is not there, never falls back."""
+
+
+class Settings:
+    """Base of a backend's settings, so that an unknown key is an error."""
+
+    __pydantic_config__: ClassVar[dict[str, str | bool]] = SETTINGS_RULES
+
+
+class CpuBackend(Settings):
+    """Base of a backend without weights, which is settings and model in one, on the CPU."""
+
+    name: str
+
+    def load(self, device: Device) -> Self:
+        """Itself; ValueError for any other device than the CPU."""
+        device.require_cpu(self.name)
+        return self
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+def _records_of(step: type[_Step]) -> tuple[Any, ...]:
+    """What stands for the parameters of `Stage` or `GroupStage` in a class derived from it."""
+    own: tuple[Any, ...] = getattr(step, "__parameters__", ())
+    for base in step.__dict__.get("__orig_bases__", step.__bases__):
+        origin = get_origin(base) or base
+        if origin is _Step:
+            return own
+        if issubclass(origin, _Step):
+            given = dict(zip(origin.__parameters__, get_args(base), strict=False))
+            records = tuple(given.get(record, record) for record in origin._records)  # noqa: SLF001  # of the same family
+            break
+    for record in records:
+        if not isinstance(record, type) and record not in own:
+            raise TypeError(
+                f"{step.__name__} does not say which records it takes and gives"
+                f"{'' if isinstance(record, TypeVar) else f' ({record!r} is not a class)'}; derive "
+                "it from Stage[In, Out], RecordStage[In, Out] or GroupStage[In] with their classes"
+            )
+    return records
+
+
+class _Step(ABC):
+    """What stages and group stages share: they say in their parameters which records they take."""
+
+    __pydantic_config__: ClassVar[dict[str, str | bool]] = SETTINGS_RULES
+
+    consumes: ClassVar[type]
+    """The records that it takes: the first parameter."""
+    produces: ClassVar[type]
+    """The records that it gives: the last parameter."""
+    _records: ClassVar[tuple[Any, ...]]
+    """All parameters, with type variables where a base leaves them open."""
+
+    def __init_subclass__(cls) -> None:
+        """Read the parameters; TypeError for a class that gives none and leaves none open."""
+        super().__init_subclass__()
+        cls._records = _records_of(cls)
+        if not any(isinstance(record, TypeVar) for record in cls._records):
+            cls.consumes, cls.produces = cls._records[0], cls._records[-1]
+
+
+class Stage(_Step, Generic[In, Out]):
     """One step of a chain: a frozen dataclass whose fields are its settings and its backends.
 
     Pure in (record, settings, the record's seed): no state survives a call, so a retry, another
@@ -66,15 +161,19 @@ class Stage(ABC, Generic[In, Out]):
     judgement; a stage never catches an exception to hide it.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = SETTINGS_RULES
-
-    consumes: ClassVar[type]
-    produces: ClassVar[type]
+    _loaded: Sequence[tuple[BackendSettings[Any], Model]] = ()
+    """Each backend with its model while the stage is open; of the object, and not a setting."""
 
     def open(self, device: Device) -> None:
-        """Load the backends' weights onto `device`, once per worker."""
+        """Load the backends' models onto `device`, once per worker; equal settings share one."""
+        self.close()
+        loaded: list[tuple[BackendSettings[Any], Model]] = []
+        # Past the frozen fields. In place before anything is loaded, so that whatever was loaded
+        # before a failure can be closed.
+        object.__setattr__(self, "_loaded", loaded)
         for backend in self.backends():
-            backend.open(device)
+            if all(backend != other for other, _ in loaded):
+                loaded.append((backend, _load(backend, device)))
 
     @abstractmethod
     def process(self, batch: Sequence[In]) -> Sequence[Sequence[Out] | Drop]:
@@ -82,12 +181,27 @@ class Stage(ABC, Generic[In, Out]):
 
     def close(self) -> None:
         """Free the device. Safe after a failed `open`, and twice."""
-        for backend in self.backends():
-            backend.close()
+        with ExitStack() as stack:  # all of them, even if one raises
+            for _, model in self._loaded:
+                stack.callback(model.close)
+            object.__setattr__(self, "_loaded", ())
 
-    def backends(self) -> Sequence[Backend]:
-        """The models behind this stage; none for a plain computation."""
-        return ()
+    def backends(self) -> Sequence[Any]:
+        """The backends in its fields, and in the fields of its groups of settings."""
+        return tuple(_backends_in(self))
+
+    def models(self) -> Sequence[Model]:
+        """The models that are open."""
+        return [model for _, model in self._loaded]
+
+    def loaded(self, backend: BackendSettings[M]) -> M:
+        """The open model of one of its backends; RuntimeError while the stage is not open."""
+        for settings, model in self._loaded:
+            if settings == backend:
+                return cast("M", model)
+        raise RuntimeError(
+            f"{type(self).__name__} has no model of {backend.name}: call open(device) first"
+        )
 
 
 class RecordStage(Stage[In, Out]):
@@ -102,21 +216,40 @@ class RecordStage(Stage[In, Out]):
         """The outcome of one record."""
 
 
-class GroupStage(ABC, Generic[In]):
+class GroupStage(_Step, Generic[In]):
     """A stage that sees all records of one seed at once, to choose among them."""
-
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = SETTINGS_RULES
-
-    consumes: ClassVar[type]
-    produces: ClassVar[type]
 
     @abstractmethod
     def select(self, group: Sequence[In]) -> Sequence[In | Drop]:
         """One outcome per record, in order: the record itself, or a Drop."""
 
 
+@runtime_checkable
+class SelfLimited(Protocol):
+    """A backend that ends a call by itself, for what keeps it is elsewhere and no row's fault."""
+
+    @property
+    def call_limit_s(self) -> float:
+        """It raises ServiceDown after so long; below its group's `time_limit_s`.
+
+        Otherwise a row would be blamed.
+        """
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A model whose use is counted beyond rows and seconds, such as one that costs money."""
+
+    def usage(self) -> Mapping[str, float]:
+        """What was used since it was loaded; no number ever falls.
+
+        Names that are shown in words: `requests` (that were sent), `cached` (answered without
+        one), `prompt_tokens`, `completion_tokens`, `cost_usd`. Others are shown as they are.
+        """
+
+
 class Backend(Protocol):
-    """The model behind a stage: knows tensors and arrays, not records."""
+    """A backend that is opened in place; being replaced by `BackendSettings`."""
 
     def open(self, device: Device) -> None:
         """Load weights onto `device`; raise if it is not there, never fall back to another."""
@@ -125,21 +258,21 @@ class Backend(Protocol):
         """Free the device. Safe after a failed `open`, and twice."""
 
 
-@runtime_checkable
-class SelfLimited(Protocol):
-    """A backend that ends a call by itself, for what keeps it is elsewhere and no row's fault."""
+def _load(backend: Any, device: Device) -> Any:
+    if isinstance(backend, BackendSettings):
+        return backend.load(device)
+    try:
+        backend.open(device)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
-    call_limit_s: float
-    """It raises ServiceDown after so long; below its group's `time_limit_s`, or a row is blamed."""
 
-
-@runtime_checkable
-class Metered(Protocol):
-    """A backend whose use is counted beyond rows and seconds, such as one that costs money."""
-
-    def usage(self) -> Mapping[str, float]:
-        """What was used since the backend was made; no number ever falls.
-
-        Names that are shown in words: `requests` (that were sent), `cached` (answered without
-        one), `prompt_tokens`, `completion_tokens`, `cost_usd`. Others are shown as they are.
-        """
+def _backends_in(settings: object) -> Iterator[BackendSettings[Any]]:
+    for field in fields(settings) if is_dataclass(settings) else ():
+        value = getattr(settings, field.name)
+        if isinstance(value, BackendSettings) or hasattr(value, "open"):
+            yield value
+        elif not isinstance(value, type):
+            yield from _backends_in(value)

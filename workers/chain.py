@@ -213,11 +213,11 @@ def _open(name: str, stage: AnyBatchStage, device: Device) -> None:
 
 
 def _usage(stage: AnyStage) -> dict[str, float]:
-    """What the stage's backends have used so far, added up."""
+    """What the stage's models have used so far, added up."""
     total: dict[str, float] = {}
-    for backend in stage.backends() if isinstance(stage, Stage) else ():
-        if isinstance(backend, Metered):
-            for name, amount in backend.usage().items():
+    for model in stage.models() if isinstance(stage, Stage) else ():
+        if isinstance(model, Metered):
+            for name, amount in model.usage().items():
                 total[name] = total.get(name, 0.0) + amount
     return total
 

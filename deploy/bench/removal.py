@@ -35,7 +35,7 @@ from stages.backends.embed.siglip import Siglip
 from stages.backends.inpaint.lama import Lama
 from stages.backends.locate.grounding_dino import GroundingDino
 from stages.backends.locate.ram import Ram
-from stages.backends.locate.sam import Sam
+from stages.backends.locate.sam import SamSettings
 from stages.base import Device
 from stages.pixels import decode
 
@@ -183,7 +183,7 @@ def backends(models: dict[str, Any]) -> dict[str, Any]:
     return {
         "tagger": Ram(**models["ram"]),
         "detector": GroundingDino(model=str(models["grounding_dino"])),
-        "segmenter": Sam(model=str(models["sam"])),
+        "segmenter": SamSettings(model=str(models["sam"])),
         "inpainter": Lama(model=str(models["lama"])),
         "appearance": Siglip(model=str(models["siglip"])),
         "detail": Dinov2(model=str(models["dinov2"])),
@@ -268,8 +268,7 @@ def main() -> None:
         work = Work(folder / "images", args.images, args.side, args.boxes)
         made = backends(random_models(folder / "models", full=args.scale == "full"))
         for stage in args.stages:
-            backend = made[stage]
-            backend.open(device)
+            backend = made[stage].load(device)
             row, times = _row(stage, work, backend, device, args)
             backend.close()
             totals = [total + time for total, time in zip(totals, times, strict=True)]

@@ -174,21 +174,24 @@ def _own_packages(spec: GroupPlacement) -> dict[str, str]:
 @cache
 def _imports(module: str) -> frozenset[str]:
     """Top-level names of other projects that a module of `stages` imports, sooner or later."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return frozenset()
     found: set[str] = set()
-    for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        for name in names:
-            if name.startswith("stages.backends"):
-                found |= _imports(name)
-            elif name.split(".")[0] not in _ALWAYS:
-                found.add(name.split(".")[0])
+    seen, left = {module}, [module]
+    while left:
+        spec = find_spec(left.pop())
+        if spec is None or spec.origin is None:
+            continue
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for name in names:
+                if name.startswith("stages.backends"):
+                    left += {name} - seen
+                    seen.add(name)
+                elif name.split(".")[0] not in _ALWAYS:
+                    found.add(name.split(".")[0])
     return frozenset(found)
 
 

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.recipes.build import RecipeBook
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, HasCheckpoints, locate
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Stage
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Found:
     """One line, with what to do."""
 
 
-def backends_of(book: RecipeBook) -> Iterator[tuple[str, Backend]]:
+def backends_of(book: RecipeBook) -> Iterator[tuple[str, BackendSettings[Any]]]:
     """Every backend of every stage, and of the pairing, with the stage's name in the placement."""
     for recipe in book.recipes:
         for link in recipe.links:

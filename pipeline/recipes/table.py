@@ -28,7 +28,7 @@ from stages.backends.locate.grounding_dino import GroundingDino
 from stages.backends.locate.ram import Ram
 from stages.backends.locate.sam import SEGMENTERS
 from stages.backends.original.groundingdino import GroundingDinoPy
-from stages.backends.original.segment_anything import SegmentAnything
+from stages.backends.original.segment_anything import SegmentAnythingSettings
 from stages.backends.original.simple_lama import SimpleLama
 from stages.decide.double_threshold import DoubleThreshold
 from stages.decide.embedder import Embedder
@@ -78,7 +78,7 @@ STAGES: Mapping[str, Choice] = {
     "annotated_regions": Choice(AnnotatedRegions, {}),
     "tagger": Choice(Tagger, {"backend": [Ram, Florence]}),
     "detector": Choice(Detector, {"backend": [GroundingDino, Florence, GroundingDinoPy]}),
-    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnything]}),
+    "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnythingSettings]}),
     "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama, SimpleLama]}),
     "recolorer": Choice(Recolorer, {}),
     "duplicator": Choice(Duplicator, {}),

@@ -48,9 +48,6 @@ class DoubleThreshold(RecordStage[ScoredCandidate, ScoredCandidate]):
     to the embedders. A score that equals its limit passes.
     """
 
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
-
     limits: Mapping[Kind, Limits] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
     """Limits by kind of contrast; a kind that is not listed passes unfiltered."""
 

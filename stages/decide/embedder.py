@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,10 @@ class Embedder(Stage[Candidate, ScoredCandidate]):
     visibly different.
     """
 
-    consumes: ClassVar[type] = Candidate
-    produces: ClassVar[type] = ScoredCandidate
-
     appearance: EmbedderBackend
     """Sees the whole scene: stays near 1 while it is the same scene."""
     detail: EmbedderBackend
     """Sees local detail: falls below 1 with every visible change."""
-
-    def backends(self) -> Sequence[Backend]:
-        """Both embedders."""
-        return (self.appearance, self.detail)
 
     def process(self, batch: Sequence[Candidate]) -> Sequence[Sequence[ScoredCandidate] | Drop]:
         """One scored candidate for each candidate; no drops.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -24,9 +24,6 @@ class LocalityCheck(RecordStage[ScoredCandidate, VerifiedCandidate]):
     visibly. A candidate without regions may have changed anywhere; then "changed_inside" is over
     the whole image and "changed_outside" is 0.
     """
-
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = VerifiedCandidate
 
     visible_delta: Annotated[float, Gt(0)] = 8.0
     """CIE76 colour difference from which a pixel counts as changed. Just noticeable is 2.3; what

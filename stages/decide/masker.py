@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from schemas.records import Drop, Reason, SpannedCandidate, VerifiedCandidate
 from stages.base import RecordStage
@@ -18,9 +17,6 @@ class Masker(RecordStage[VerifiedCandidate, SpannedCandidate]):
     See `difference` for the rules. Without a counterfactual there are no spans. Texts that differ
     in no word are dropped: nothing in them can be preferred.
     """
-
-    consumes: ClassVar[type] = VerifiedCandidate
-    produces: ClassVar[type] = SpannedCandidate
 
     def process_one(self, record: VerifiedCandidate) -> Sequence[SpannedCandidate] | Drop:
         """The candidate with its spans, or a drop where the words are the same."""

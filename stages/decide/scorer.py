@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,17 +54,10 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
     of which counts as a sentence. It stands behind the embedder, before the selector.
     """
 
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
-
     backend: ImageTextBackend
     """What compares images and sentences."""
     splitter: SplitterBackend
     """What finds the sentences."""
-
-    def backends(self) -> Sequence[Backend]:
-        """Both."""
-        return (self.backend, self.splitter)
 
     def process(self, batch: Sequence[ScoredCandidate]) -> Sequence[Sequence[ScoredCandidate]]:
         """One record for each, with two more scores; no drops.

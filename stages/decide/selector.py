@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
@@ -22,9 +22,6 @@ class Selector(GroupStage[VerifiedCandidate]):
     equal scores the earlier candidate comes first, which is the order of the regions. A seed of
     which no candidate is left forms no group; each of its drops says why.
     """
-
-    consumes: ClassVar[type] = VerifiedCandidate
-    produces: ClassVar[type] = VerifiedCandidate
 
     by: str = "detail"
     """Name of the score."""

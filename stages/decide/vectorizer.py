@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,8 @@ class VectorBackend(Backend, Protocol):
 class Vectorizer(Stage[Seed, Vectored]):
     """The vectors of the seeds' images; seeds about one image share one computation."""
 
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Vectored
-
     backend: VectorBackend
     """The embedder."""
-
-    def backends(self) -> Sequence[Backend]:
-        """The embedder."""
-        return (self.backend,)
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Vectored] | Drop]:
         """One vector for each seed; no drops. ValueError for rows that are no unit vectors."""

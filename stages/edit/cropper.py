@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -29,9 +29,6 @@ class Cropper(RecordStage[Seed, Candidate]):
     agree with the answer; a crop that shows most of an annotated region that the answer mentions
     is drawn again, up to `attempts` times, and the draw that shows least is kept.
     """
-
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Candidate
 
     min_area: Annotated[float, Gt(0), Le(1)] = 0.01
     """Smallest crop, as a share of the image's area."""

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -48,9 +48,6 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     (mean and spread of lightness and colours, and texture, apart for the upper, middle and lower
     third) are most like those around the region. The copy is mirrored or not, by the row's seed.
     """
-
-    consumes: ClassVar[type] = Segmented
-    produces: ClassVar[type] = Candidate
 
     articles: bool = True
     """Whether "a dog" counts as one dog."""

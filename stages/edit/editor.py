@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -68,9 +68,6 @@ class Editor(Stage[PlannedEdit, Candidate]):
     that spreads over most of the image. Outside the region the original's own pixels are kept.
     """
 
-    consumes: ClassVar[type] = PlannedEdit
-    produces: ClassVar[type] = Candidate
-
     backend: EditorBackend
     """What edits."""
     candidates: Annotated[int, Ge(1), Le(16)] = 1
@@ -116,10 +113,6 @@ class Editor(Stage[PlannedEdit, Candidate]):
     def __post_init__(self) -> None:
         """ValueError for settings that cannot work together."""
         self._checker()
-
-    def backends(self) -> Sequence[Backend]:
-        """The editor, and who checks."""
-        return (self.backend,) if self.check is None else (self.backend, self.check)
 
     def process(self, batch: Sequence[PlannedEdit]) -> Sequence[Sequence[Candidate] | Drop]:
         """The good edits of each row, or why its last one was not."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -22,9 +21,6 @@ class Flipper(RecordStage[Seed, Candidate]):
     mirror leaves true ("left and right"), prompts that name a side themselves, and things that the
     annotation shows in both halves.
     """
-
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Candidate
 
     def process_one(self, record: Seed) -> Sequence[Candidate] | Drop:
         """The mirrored candidate, or why there is none."""

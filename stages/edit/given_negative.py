@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import PIL.Image
@@ -23,9 +23,6 @@ class UseGivenNegative(RecordStage[Seed, Candidate]):
     The given negative gets the size of the original: a difference in size is one that a model can
     learn instead of the content. What was changed is read off the two answers.
     """
-
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Candidate
 
     fit: Literal["cover", "stretch"] = "cover"
     """How a given negative of another shape is fitted: scaled until it covers the original and cut

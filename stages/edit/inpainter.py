@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -45,9 +45,6 @@ class InpainterBackend(Backend, Protocol):
 class Inpainter(Stage[Segmented, Candidate]):
     """Removes the region of each record from its image."""
 
-    consumes: ClassVar[type] = Segmented
-    produces: ClassVar[type] = Candidate
-
     backend: InpainterBackend
     """What fills the hole."""
     dilation: Annotated[float, Ge(0), Le(0.1)] = 0.008
@@ -66,10 +63,6 @@ class Inpainter(Stage[Segmented, Candidate]):
         """Load the backends, and the rules on words."""
         super().open(device)
         wording.load_rules()
-
-    def backends(self) -> Sequence[Backend]:
-        """The inpainter."""
-        return (self.backend,)
 
     def process(self, batch: Sequence[Segmented]) -> Sequence[Sequence[Candidate] | Drop]:
         """One candidate per region, or why there is none; the holes are filled in one call."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -74,9 +74,6 @@ class Recolorer(RecordStage[Segmented, Candidate]):
     The target is drawn from the row's seed among the colours that the answer does not use and that
     can be reached from the region's lightness; the result is measured and named again.
     """
-
-    consumes: ClassVar[type] = Segmented
-    produces: ClassVar[type] = Candidate
 
     min_share: Annotated[float, Gt(0), Le(1)] = 0.3
     """Smallest share of the region's pixels that must have the named colour; 0.6 of it where

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from annotated_types import Ge, Le, MultipleOf
 
@@ -49,9 +49,6 @@ class Synthesizer(Stage[Described, Candidate]):
     is smaller, the painting to the original's.
     """
 
-    consumes: ClassVar[type] = Described
-    produces: ClassVar[type] = Candidate
-
     backend: SynthesizerBackend
     """What paints."""
     side: Annotated[int, MultipleOf(16), Ge(64), Le(4096)] = 384
@@ -64,10 +61,6 @@ class Synthesizer(Stage[Described, Candidate]):
     """Paintings of each description; all go on, for a selector to choose from."""
     max_elongation: Annotated[float, Ge(1), Le(10)] = 3.0
     """Longest side by shortest that is painted; models were trained to about this."""
-
-    def backends(self) -> Sequence[Backend]:
-        """The painter."""
-        return (self.backend,)
 
     def process(self, batch: Sequence[Described]) -> Sequence[Sequence[Candidate] | Drop]:
         """The paintings of each row, or why there are none; those of one size in one call."""

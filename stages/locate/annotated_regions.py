@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from schemas.known import Known
 from schemas.records import Drop, Grounded, Reason, Seed
@@ -16,9 +15,6 @@ from stages.locate.regions import RegionLimits
 @dataclass(frozen=True)
 class AnnotatedRegions(RegionLimits, RecordStage[Seed, Grounded]):
     """Keep the annotated regions that the answer is about and that can be told apart."""
-
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Grounded
 
     def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""

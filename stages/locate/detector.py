@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from annotated_types import Ge, Le
 
@@ -45,9 +45,6 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
     such, they are taken and the model does not see it.
     """
 
-    consumes: ClassVar[type] = Tagged
-    produces: ClassVar[type] = Grounded
-
     backend: DetectorBackend
     """What detects."""
     same_tag_iou: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -59,10 +56,6 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         """Load the backend, and the rules on words."""
         super().open(device)
         wording.load_rules()
-
-    def backends(self) -> Sequence[Backend]:
-        """The detector."""
-        return (self.backend,)
 
     def process(self, batch: Sequence[Tagged]) -> Sequence[Sequence[Grounded] | Drop]:
         """The regions worth changing of each seed, best first, or why there is none.

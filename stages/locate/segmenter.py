@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from schemas.geometry import Box, Mask
 from schemas.known import Thing
 from schemas.records import Drop, Grounded, Reason, Seed, Segmented
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.pixels import Pixels, decode
 
 
 @runtime_checkable
-class SegmenterBackend(Backend, Protocol):
+class SegmenterModel(Model, Protocol):
     """What finds the pixels of the object in a box."""
 
     def segment(
@@ -38,10 +38,7 @@ class Segmenter(Stage[Grounded, Segmented]):
     good are left out; the seed is dropped only when none is left.
     """
 
-    consumes: ClassVar[type] = Grounded
-    produces: ClassVar[type] = Segmented
-
-    backend: SegmenterBackend | None
+    backend: BackendSettings[SegmenterModel] | None
     """What segments. None (`backend: null`) where the detector gives every mask: no model is loaded
     then, and a region without a mask is left out."""
     min_area: Annotated[float, Ge(0), Le(1)] = 0.002
@@ -61,10 +58,6 @@ class Segmenter(Stage[Grounded, Segmented]):
                     f"{low}={getattr(self, low)} is above {high}={getattr(self, high)}; "
                     f"no mask can meet both"
                 )
-
-    def backends(self) -> Sequence[Backend]:
-        """The segmenter, if there is one."""
-        return () if self.backend is None else (self.backend,)
 
     def process(self, batch: Sequence[Grounded]) -> Sequence[Sequence[Segmented] | Drop]:
         """The good regions of each seed, in order, or the drop of its largest region."""
@@ -95,7 +88,7 @@ class Segmenter(Stage[Grounded, Segmented]):
         found: list[dict[int, NDArray[np.bool_]]] = [{} for _ in batch]
         if asked:
             assert self.backend is not None
-            answers = self.backend.segment(
+            answers = self.loaded(self.backend).segment(
                 [decode(batch[k].seed.image) for k in asked],
                 [[batch[k].known.things[i].box for i in todo[k]] for k in asked],
             )

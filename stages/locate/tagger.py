@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 from annotated_types import Ge, Le
 
@@ -31,9 +31,6 @@ class Tagger(Stage[Seed, Tagged]):
     annotated needs no tags: it goes on with () and the model does not see it.
     """
 
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Tagged
-
     backend: TaggerBackend
     """What tags."""
     stop: tuple[str, ...] = SCENE_TAGS
@@ -42,10 +39,6 @@ class Tagger(Stage[Seed, Tagged]):
     """Least confidence of a tag, beyond what the backend asks for."""
     max_tags: Annotated[int, Ge(1)] = 30
     """Most tags of an image; the most confident are kept."""
-
-    def backends(self) -> Sequence[Backend]:
-        """The tagger."""
-        return (self.backend,)
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Tagged] | Drop]:
         """Each seed with its tags, most confident first, or NO_TAG; () where regions are annotated.

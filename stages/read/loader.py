@@ -11,7 +11,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import PIL.Image
@@ -72,9 +72,6 @@ class Loader(Stage[SeedRef, Seed]):
 
     An image that cannot be read for a reason outside the row (permission, network) raises.
     """
-
-    consumes: ClassVar[type] = SeedRef
-    produces: ClassVar[type] = Seed
 
     max_side: Annotated[int, Ge(0)] = 1024
     """Longest side of the loaded image in pixels; larger ones are reduced. 0 keeps every size."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from schemas.geometry import Box
-from stages.base import Device
+from stages.base import CpuBackend
 from stages.pixels import Pixels
 
 BoolMask = NDArray[np.bool_]
@@ -29,11 +29,9 @@ COLLAPSED = 0.1
 """A cut that takes less than this share of its box has lost the object to the background."""
 
 
-@dataclass
-class GrabCut:
+@dataclass(frozen=True)
+class GrabCut(CpuBackend):
     """Separates what fills a box from what surrounds it, by colour."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: Literal["grabcut"] = "grabcut"
     """Which backend this is."""
@@ -47,13 +45,6 @@ class GrabCut:
     """Separate parts smaller than this share of the largest part are let go."""
     hole_share: Annotated[float, Ge(0), Le(1)] = 0.03
     """Holes smaller than this share of the region are filled."""
-
-    def open(self, device: Device) -> None:
-        """Nothing to load; runs on the CPU. ValueError for any other device."""
-        device.require_cpu(self.name)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def segment(
         self, images: Sequence[Pixels], boxes: Sequence[Sequence[Box]]

@@ -1,7 +1,4 @@
-"""Models of the transformers library from a checkpoint: whole, or not at all.
-
-Imported by backends in `open`.
-"""
+"""Models of the transformers library from a checkpoint: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -9,10 +6,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hub_logging
 
 from stages.backends.weights.checkpoints import (
@@ -22,10 +20,15 @@ from stages.backends.weights.checkpoints import (
     require_model_type,
 )
 
+Network = TypeVar("Network", bound=PreTrainedModel)
+Processor = TypeVar("Processor", bound=BaseImageProcessor | PreTrainedTokenizerBase)
+
 
 def load_model(
-    classes: Mapping[str, Any], checkpoint: Checkpoint, place: tuple[torch.device, torch.dtype]
-) -> tuple[Any, Path]:
+    classes: Mapping[str, type[Network]],
+    checkpoint: Checkpoint,
+    place: tuple[torch.device, torch.dtype],
+) -> tuple[Network, Path]:
     """The model in evaluation mode on its device, and the folder that it came from.
 
     `classes` names the class for every `model_type` that will do. CheckpointError in one line for a
@@ -53,15 +56,18 @@ def load_model(
     return model.eval().requires_grad_(False).to(device), folder  # noqa: FBT003
 
 
-def load_processor(processor_class: Any, folder: Path, checkpoint: Checkpoint) -> Any:
+def load_processor(
+    processor_class: type[Processor], folder: Path, checkpoint: Checkpoint
+) -> Processor:
     """The image processor or tokenizer of a model folder; CheckpointError in one line."""
     with _quiet():
         try:
-            return processor_class.from_pretrained(folder, local_files_only=True)
+            processor: Processor = processor_class.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
                 f"{checkpoint}: {folder} holds no {processor_class.__name__}: {_first_line(error)}"
             ) from error
+    return processor
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""From a placement's `Device` to torch's. Imported by the backends of torch models in `open`."""
+"""From a placement's `Device` to torch's, and what every open model of torch shares."""
 
 from __future__ import annotations
 
@@ -33,3 +33,18 @@ def free(device: torch.device) -> None:
     """Give cached GPU memory back, after the last reference to a model is gone."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+class TorchModel:
+    """Base of open models: where they are, and how they leave."""
+
+    def __init__(self, device: Device) -> None:
+        """ValueError if the device is not there."""
+        self.where, self.dtype = place(device)
+
+    def close(self) -> None:
+        """Free the device; safe to call twice, and nothing can be asked of the model after it."""
+        where = vars(self).get("where")
+        vars(self).clear()  # the last references to the weights
+        if where is not None:
+            free(where)

@@ -1,6 +1,6 @@
 """Images to tensors as a checkpoint's own image processor does it, the arithmetic on the device.
 
-Imported by backends in `open`. The processors' Pillow form sizes and crops; it is the same on every
+The processors' Pillow form sizes and crops; it is the same on every
 machine and needs no torchvision. Rescaling and normalising are done on the device: bytes are a
 quarter of what the CPU would have to send.
 """

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from fakes.opened import opened
 from schemas.geometry import Box
 from schemas.records import Region, Seed, Tag, Tagged
-from stages.base import Device
+from stages.base import CpuBackend, Device
 from stages.edit.duplicator import Duplicator
 from stages.edit.inpainter import Inpainter
 from stages.locate.annotated_regions import AnnotatedRegions
@@ -23,18 +24,13 @@ MAN, PERSON, BENCH = Box(10, 20, 30, 80), Box(70, 20, 90, 80), Box(40, 50, 60, 8
 
 
 @dataclass
-class Models:
+class Models(CpuBackend):
     """Finds the boxes it was given, takes an ellipse for each mask, and fills with one colour."""
 
+    name = "models"
+
     found: tuple[tuple[str, Box], ...] = ()
-    name: str = "models"
     avoided: list = field(default_factory=list)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def detect(self, images, tags):
         return [[Detection(box, {name: 0.9}) for name, box in self.found] for _ in images]
@@ -75,7 +71,7 @@ def segmented(chosen, things, models, *, annotated, **limits):
         stage.open(Device())
         tags = tuple(Tag(name, 0.9) for name, _ in things)
         (grounded,) = stage.process([Tagged(start, tags)])
-    (records,) = Segmenter(models).process(grounded)
+    (records,) = opened(Segmenter(models)).process(grounded)
     return records
 
 

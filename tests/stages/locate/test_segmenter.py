@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes.opened import opened
 from schemas.geometry import Box, Mask
 from schemas.known import Known
 from schemas.records import Drop, Grounded, Reason, Region, Seed
 from stages.backends.locate.grabcut import GrabCut
-from stages.base import Device
-from stages.locate.segmenter import Segmenter, SegmenterBackend
+from stages.base import BackendSettings, CpuBackend, Device
+from stages.locate.segmenter import Segmenter, SegmenterModel
 from stages.pixels import decode, encode_jpeg
 
 
@@ -57,17 +58,13 @@ def iou(one, other):
 
 
 @dataclass
-class Answering:
+class Answering(CpuBackend):
     """Gives back prepared masks and remembers what it was asked."""
+
+    name = "answering"
 
     masks: list
     calls: list = field(default_factory=list)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def segment(self, images, boxes):
         self.calls.append([len(of_image) for of_image in boxes])
@@ -159,13 +156,14 @@ def test_boxes_at_the_borders(box):
 
 def test_grabcut_refuses_another_device():
     with pytest.raises(ValueError, match="cuda:0"):
-        GrabCut().open(Device("cuda:0"))
+        GrabCut().load(Device("cuda:0"))
 
 
 def test_one_record_per_region_with_the_mask_in_it():
     pixels, truth, box = scene(9)
-    stage = Segmenter(GrabCut())
-    assert isinstance(stage.backend, SegmenterBackend)
+    stage = opened(Segmenter(GrabCut()))
+    assert isinstance(stage.backend, BackendSettings)
+    assert isinstance(stage.backend, SegmenterModel)
     stage.open(Device())
     (outcome,) = stage.process([grounded(pixels, box)])
     stage.close()
@@ -181,7 +179,7 @@ def test_annotated_masks_pass_and_only_the_rest_is_asked_for():
     backend = Answering([truth])
     record = grounded(pixels, box, box, masks=[given_mask, None])
     plain = grounded(pixels, box, masks=[given_mask])
-    outcomes = Segmenter(backend).process([plain, record])
+    outcomes = opened(Segmenter(backend)).process([plain, record])
     assert [len(o) for o in outcomes] == [1, 2]
     assert outcomes[0][0].region.mask == given_mask
     assert backend.calls == [[1]]
@@ -203,7 +201,7 @@ def test_without_a_backend_masks_that_are_there_pass_and_boxes_are_left_out():
 def test_good_regions_survive_bad_ones():
     pixels, truth, box = scene(11)
     backend = Answering([np.zeros_like(truth), truth])
-    (outcome,) = Segmenter(backend).process([grounded(pixels, box, box)])
+    (outcome,) = opened(Segmenter(backend)).process([grounded(pixels, box, box)])
     assert [s.region.label for s in outcome] == ["thing 1"]
 
 
@@ -217,7 +215,9 @@ def test_good_regions_survive_bad_ones():
 def test_mask_that_took_nothing_or_everything(share, reason, words):
     pixels = scene(0)[0]
     mask = np.full(pixels.shape[:2], bool(share))
-    (outcome,) = Segmenter(Answering([mask])).process([grounded(pixels, Box(10, 10, 90, 90))])
+    (outcome,) = opened(Segmenter(Answering([mask]))).process(
+        [grounded(pixels, Box(10, 10, 90, 90))]
+    )
     assert isinstance(outcome, Drop)
     assert outcome.reason is reason
     assert words in outcome.detail
@@ -225,14 +225,14 @@ def test_mask_that_took_nothing_or_everything(share, reason, words):
 
 def test_too_small_too_large_and_empty_boxes():
     pixels, truth, box = scene(0)
-    most = Segmenter(Answering([truth]), max_area=0.01)
+    most = opened(Segmenter(Answering([truth]), max_area=0.01))
     assert most.process([grounded(pixels, box)])[0].reason is Reason.REGION_TOO_LARGE
-    least = Segmenter(Answering([truth]), min_area=0.9, max_area=1.0, min_fill=0)
+    least = opened(Segmenter(Answering([truth]), min_area=0.9, max_area=1.0, min_fill=0))
     assert least.process([grounded(pixels, Box(0, 0, 300, 240))])[0].reason is (
         Reason.REGION_TOO_SMALL
     )
     backend = Answering([])
-    early = Segmenter(backend).process(
+    early = opened(Segmenter(backend)).process(
         [grounded(pixels, Box(3, 3, 4, 4)), grounded(pixels, Box(5, 5, 5, 9))]
     )
     assert [drop.reason for drop in early] == [Reason.REGION_TOO_SMALL, Reason.BAD_BOX]
@@ -243,7 +243,7 @@ def test_the_largest_region_tells_why_all_failed():
     pixels, truth, _ = scene(0)
     empty = np.zeros_like(truth)
     record = grounded(pixels, Box(0, 0, 40, 40), Box(50, 50, 200, 200), Box(9, 9, 9, 9))
-    (drop,) = Segmenter(Answering([empty, empty])).process([record])
+    (drop,) = opened(Segmenter(Answering([empty, empty]))).process([record])
     assert drop.reason is Reason.BAD_SEGMENTATION
     assert drop.detail.startswith("thing 1: ")
     assert drop.detail.endswith("(nor 2 more)")
@@ -252,12 +252,12 @@ def test_the_largest_region_tells_why_all_failed():
 def test_annotated_mask_of_another_size_is_dropped_and_a_backends_wrong_size_raises():
     pixels, truth, box = scene(0)
     small = Mask.from_array(np.ones((4, 4), bool))
-    (drop,) = Segmenter(Answering([])).process([grounded(pixels, box, masks=[small])])
+    (drop,) = opened(Segmenter(Answering([]))).process([grounded(pixels, box, masks=[small])])
     assert drop.reason is Reason.BAD_SEGMENTATION
     with pytest.raises(ValueError, match="mask of shape"):
-        Segmenter(Answering([truth[:9]])).process([grounded(pixels, box)])
+        opened(Segmenter(Answering([truth[:9]]))).process([grounded(pixels, box)])
 
 
 def test_contradictory_bounds_raise():
     with pytest.raises(ValueError, match="min_fill"):
-        Segmenter(GrabCut(), min_fill=0.9, max_fill=0.5)
+        opened(Segmenter(GrabCut(), min_fill=0.9, max_fill=0.5))

@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from transformers import SamImageProcessorPil, SamModel, SamProcessor
 
 from fakes.tiny.sam import save_sam, save_sam2
 from schemas.geometry import Box
-from stages.backends.locate.sam import Sam, Sam2
+from stages.backends.locate.sam import Sam2Settings, SamSettings
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError
-from stages.base import Device
-from stages.locate.segmenter import SegmenterBackend
+from stages.base import BackendSettings, Device
+from stages.locate.segmenter import SegmenterModel
 
 FLIPS = 1e-3
 """Share of a mask's pixels whose logit may be so near 0 that rounding flips them."""
@@ -34,8 +35,9 @@ def sam2_folder(tmp_path_factory):
 def made(request):
     """An opened backend of either generation."""
     folder = request.getfixturevalue(f"{request.param}_folder")
-    backend = {"sam": Sam, "sam2": Sam2}[request.param](model=str(folder))
-    backend.open(Device())
+    backend = {"sam": SamSettings, "sam2": Sam2Settings}[request.param](model=str(folder)).load(
+        Device()
+    )
     yield backend
     backend.close()
 
@@ -88,15 +90,14 @@ def test_a_image_is_encoded_once_for_all_its_boxes(made):
     seen = []
     encoder = made._model.vision_encoder
     handle = encoder.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
-    made.max_batch = 3
+    made.settings = replace(made.settings, max_batch=3)
     made.segment(IMAGES, BOXES)
     handle.remove()
     assert seen == [3, 1]
 
 
 def test_sam_gives_what_its_processor_and_model_give(sam_folder):
-    backend = Sam(model=str(sam_folder))
-    backend.open(Device())
+    backend = SamSettings(model=str(sam_folder)).load(Device())
     masks = backend.segment(IMAGES, BOXES)
     # Its Pillow form: torchvision's differs by a grey level after resizing.
     processor = SamProcessor(SamImageProcessorPil.from_pretrained(sam_folder))
@@ -119,8 +120,7 @@ def test_sam_gives_what_its_processor_and_model_give(sam_folder):
 def test_sam2_gives_what_its_processor_and_model_give(sam2_folder):
     from transformers import Sam2Model, Sam2Processor
 
-    backend = Sam2(model=str(sam2_folder))
-    backend.open(Device())
+    backend = Sam2Settings(model=str(sam2_folder)).load(Device())
     # An image of the model's size is not resized, which is where Pillow and torchvision differ.
     image, boxes = IMAGES[3], BOXES[3]
     (masks,) = backend.segment([image], [boxes])
@@ -137,8 +137,7 @@ def test_sam2_gives_what_its_processor_and_model_give(sam2_folder):
 def test_sam2_sees_images_as_its_own_processor_makes_them(sam2_folder):
     from transformers import Sam2ImageProcessor
 
-    backend = Sam2(model=str(sam2_folder))
-    backend.open(Device())
+    backend = Sam2Settings(model=str(sam2_folder)).load(Device())
     theirs = Sam2ImageProcessor.from_pretrained(sam2_folder)
     for image in (*IMAGES, picture(500, 333)):
         ours = backend._images.stacked([image])[0]
@@ -151,8 +150,7 @@ def test_sam2_sees_images_as_its_own_processor_makes_them(sam2_folder):
 def test_the_video_checkpoints_of_the_hub_are_loaded(tmp_path, sam2_folder):
     folder = save_sam2(tmp_path / "video", video=True)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "sam2_video"
-    backend = Sam2(model=str(folder))
-    backend.open(Device())
+    backend = Sam2Settings(model=str(folder)).load(Device())
     ((mask,),) = backend.segment(IMAGES[:1], [BOXES[0][:1]])
     assert mask.shape == IMAGES[0].shape[:2]
     assert 0 < mask.mean() < 1
@@ -160,8 +158,7 @@ def test_the_video_checkpoints_of_the_hub_are_loaded(tmp_path, sam2_folder):
 
 def test_half_precision_is_for_the_encoder_alone(made):
     full = made.segment(IMAGES, BOXES)
-    made.close()
-    made.open(Device(dtype="bfloat16"))
+    made = made.settings.load(Device(dtype="bfloat16"))
     assert made._model.vision_encoder.dtype == torch.bfloat16
     assert made._model.mask_decoder.iou_token.weight.dtype == torch.float32
     assert made._model.prompt_encoder.no_mask_embed.weight.dtype == torch.float32
@@ -178,25 +175,24 @@ def test_a_box_beyond_the_image_is_clipped(made):
 
 
 def test_opening_and_closing(sam_folder):
-    backend = Sam(model=str(sam_folder))
+    backend = SamSettings(model=str(sam_folder))
     again = pickle.loads(pickle.dumps(backend))
     assert again == backend
-    backend.close()
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    model = backend.load(Device())
+    assert isinstance(model, SegmenterModel)
+    model.close()
+    model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
-    backend.close()
+        backend.load(Device("cuda"))
 
 
 def test_checkpoints_that_will_not_do(tmp_path, sam_folder, sam2_folder):
     with pytest.raises(CheckpointError, match="no model at"):
-        Sam(model=str(tmp_path / "none")).open(Device())
+        SamSettings(model=str(tmp_path / "none")).load(Device())
     with pytest.raises(CheckpointError, match="type 'sam2'; sam is needed"):
-        Sam(model=str(sam2_folder)).open(Device())
+        SamSettings(model=str(sam2_folder)).load(Device())
     with pytest.raises(CheckpointError, match="type 'sam'; sam2 or sam2_video is needed"):
-        Sam2(model=str(sam_folder)).open(Device())
+        Sam2Settings(model=str(sam_folder)).load(Device())
 
     from safetensors.torch import load_file, save_file
 
@@ -206,28 +202,28 @@ def test_checkpoints_that_will_not_do(tmp_path, sam_folder, sam2_folder):
     del weights["mask_decoder.iou_token.weight"]
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lacks 1 of the weights .*iou_token") as caught:
-        Sam(model=str(broken)).open(Device())
+        SamSettings(model=str(broken)).load(Device())
     assert "\n" not in str(caught.value)
 
     whole = (sam_folder / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="holds no SamModel"):
-        Sam(model=str(broken)).open(Device())
+        SamSettings(model=str(broken)).load(Device())
     (broken / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="holds no SamModel"):
-        Sam(model=str(broken)).open(Device())
+        SamSettings(model=str(broken)).load(Device())
     (sam_copy := tmp_path / "copy").mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(sam_folder / name, sam_copy)
     with pytest.raises(CheckpointError, match="holds no SamImageProcessor"):
-        Sam(model=str(sam_copy)).open(Device())
+        SamSettings(model=str(sam_copy)).load(Device())
 
 
 def test_settings():
-    for backend in (Sam, Sam2):
+    for backend in (SamSettings, Sam2Settings):
         adapter = TypeAdapter(backend)
         one = adapter.validate_python({"model": "a/b", "revision": "main", "max_boxes": 3})
-        assert isinstance(one, SegmenterBackend)
+        assert isinstance(one, BackendSettings)
         assert one.checkpoints() == (Checkpoint("a/b", "main"),)
         for wrong in ({"modle": "a"}, {"max_batch": 0}, {"name": "other"}):
             with pytest.raises(ValidationError):

@@ -1,14 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.geometry import Box
-from stages.backends.locate.sam import Sam
-from stages.backends.original.segment_anything import SegmentAnything
+from stages.backends.locate.sam import SamSettings
+from stages.backends.original.segment_anything import SegmentAnythingSettings
 from stages.backends.weights.checkpoints import CheckpointError
-from stages.base import Device
-from stages.locate.segmenter import SegmenterBackend
+from stages.base import BackendSettings, Device
 
 package = pytest.importorskip("segment_anything")
 
@@ -28,8 +29,7 @@ def backend(original, monkeypatch):
     from fakes.tiny.segment_anything import build_tiny
 
     monkeypatch.setitem(package.sam_model_registry, "tiny", build_tiny)
-    made = SegmentAnything(model=str(original), architecture="tiny")
-    made.open(Device())
+    made = SegmentAnythingSettings(model=str(original), architecture="tiny").load(Device())
     yield made
     made.close()
     made.close()
@@ -48,7 +48,7 @@ BOXES = [[Box(2, 3, 30, 40), Box(40, 10, 70, 30), Box(0, 0, 80, 48)], [], [Box(5
 
 
 def test_masks_are_those_of_the_package(backend):
-    backend.max_boxes = 2
+    backend.settings = replace(backend.settings, max_boxes=2)
     masks = backend.segment(IMAGES, BOXES)
     assert [len(own) for own in masks] == [3, 0, 1]
     predictor = backend._predictor
@@ -75,8 +75,7 @@ def test_the_backend_sam_gives_the_same_masks_for_the_same_weights(backend, orig
     save_file(
         {k: v.clone() for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"}
     )
-    ours = Sam(model=str(folder))
-    ours.open(Device())
+    ours = SamSettings(model=str(folder)).load(Device())
     theirs = backend.segment(IMAGES, BOXES)
     for one, other in zip(ours.segment(IMAGES, BOXES), theirs, strict=True):
         for mask, expected in zip(one, other, strict=True):
@@ -85,9 +84,9 @@ def test_the_backend_sam_gives_the_same_masks_for_the_same_weights(backend, orig
 
 def test_files_that_will_not_do(original, tmp_path):
     with pytest.raises(CheckpointError, match=r"no file at .*; get it from github\.com"):
-        SegmentAnything(model=str(tmp_path / "none.pth")).open(Device())
+        SegmentAnythingSettings(model=str(tmp_path / "none.pth")).load(Device())
     with pytest.raises(CheckpointError, match=r"holds no SAM vit_b .*state_dict") as caught:
-        SegmentAnything(model=str(original), architecture="vit_b").open(Device())
+        SegmentAnythingSettings(model=str(original), architecture="vit_b").load(Device())
     assert "\n" not in str(caught.value)
 
 
@@ -102,14 +101,14 @@ def test_a_page_or_nothing_saved_as_a_checkpoint_is_one_clear_line(tmp_path, con
     with pytest.raises(
         CheckpointError, match=rf"sam.pth holds no SAM vit_h .*: ({said})"
     ) as caught:
-        SegmentAnything(model=str(path)).open(Device())
+        SegmentAnythingSettings(model=str(path)).load(Device())
     assert "\n" not in str(caught.value)
 
 
 def test_settings():
-    adapter = TypeAdapter(SegmentAnything)
+    adapter = TypeAdapter(SegmentAnythingSettings)
     one = adapter.validate_python({"model": "/a/b.pth", "architecture": "vit_l"})
-    assert isinstance(one, SegmenterBackend)
+    assert isinstance(one, BackendSettings)
     assert [str(checkpoint) for checkpoint in one.checkpoints()] == ["/a/b.pth"]
     for wrong in ({"architecture": "vit_x"}, {"max_boxes": 0}, {"modle": "x"}):
         with pytest.raises(ValidationError):

@@ -1,0 +1,15 @@
+"""Stages that are open, for tests that call them outside of a chain."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from stages.base import Device, Stage
+
+S = TypeVar("S", bound=Stage[Any, Any])
+
+
+def opened(stage: S) -> S:
+    """The stage with its backends loaded on the CPU."""
+    stage.open(Device())
+    return stage
