@@ -73,8 +73,9 @@ class PaperRule:
 class CodeRule:
     """OViP as its released code has it; different answers only.
 
-    Few answers make one pair at most, by a fixed margin; of more, the best is paired with
-    the worst, the second best with the second worst, while they lie further apart than the spread. The worse answer's own score is not looked at.
+    Few answers make one pair at most, by a fixed margin. Of more, the best is paired with the
+    worst, the second best with the second worst, while they lie further apart than the spread. The
+    worse answer's own score is not looked at.
     """
 
     name: Literal["code"] = "code"
@@ -118,9 +119,6 @@ class AnswerPairer(RecordStage[Judged, AnswerPair]):
 
     Where the rule allows none, the worst answer stands against the reference, if bad enough.
     """
-
-    consumes: ClassVar[type] = Judged
-    produces: ClassVar[type] = AnswerPair
 
     rule: Annotated[PaperRule | CodeRule, Discriminator("name")] = field(default_factory=PaperRule)
     """What makes a pair."""
