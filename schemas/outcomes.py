@@ -170,8 +170,11 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
 
 
 def pair_from_row(row: dict[str, Any]) -> Pair:
-    """The `Pair` of an accepted row, of a part or of `data/`."""
-    return from_row(Pair, row)
+    """The `Pair` of an accepted row, of a part or of `data/`.
+
+    A row of schema 2 has no `rejected_spans`; there they are None, as where they are not known.
+    """
+    return from_row(Pair, {"rejected_spans": None, **row})
 
 
 def _columns(record: FlowRecord) -> dict[str, Any]:
@@ -216,11 +219,12 @@ def _columns(record: FlowRecord) -> dict[str, Any]:
                 "scores": own["scores"],
                 "verdict": own["verdict"],
             }
-        case SpannedCandidate():
+        case SpannedCandidate(rejected_spans=rejected):
             return {
                 **_columns(record.verified),
                 "chosen_spans": [list(s) for s in record.chosen_spans],
                 "counterfactual_spans": [list(s) for s in record.counterfactual_spans],
+                "rejected_spans": None if rejected is None else [list(s) for s in rejected],
             }
 
 

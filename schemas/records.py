@@ -31,7 +31,7 @@ from schemas.reasons import Reason as Reason  # noqa: PLC0414  # read with the r
 Bytes = bytes
 """An alias, because a field called `bytes` hides the type where its own annotations are read."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a column of `Pair` changes its name, type or meaning; see CHANGELOG.md."""
 
 
@@ -337,6 +337,9 @@ class SpannedCandidate:
     """Where `texts.chosen` differs from the counterfactual."""
     counterfactual_spans: tuple[Span, ...]
     """Where the counterfactual differs from `texts.chosen`; () without a counterfactual."""
+    rejected_spans: tuple[Span, ...] | None = None
+    """Where `texts.rejected` differs from `texts.chosen`, () where it has the same words; None
+    without a `texts.rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +366,9 @@ class Pair:
     """Where `chosen` differs from `counterfactual`."""
     counterfactual_spans: tuple[Span, ...]
     """Where `counterfactual` differs from `chosen`."""
+    rejected_spans: tuple[Span, ...] | None
+    """Where `rejected` differs from `chosen`, () where it has the same words; None without a
+    `rejected`, and in rows of schema 2."""
     recipe: str
     """Name of the recipe that made the row (of the member recipe, in a mix)."""
     contrast: Contrast

@@ -140,7 +140,14 @@ def _plain(value: Any) -> Any:
 
 
 _MAPPINGS = (dict, Mapping)
-_SIMPLE = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+_SIMPLE = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
+    type(None): "null",
+}
 
 
 def _origin(hint: Any) -> Any:
@@ -155,12 +162,8 @@ def _kind(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return f"{_kind(args[0])}{_bounds(args[1:])}"
-    if origin is Literal:
-        return either([_text(value, short=False) for value in args])
-    if origin in (Union, types.UnionType):
-        # "null" last, as what one gives to have none.
-        named = [_kind(arg) for arg in args if arg is not type(None)]
-        return either(named + ["null"] * (type(None) in args))
+    if words := _alternatives(hint):
+        return either(words)
     if origin in _MAPPINGS:
         return f"mapping of {_kind(args[0])} to {_kind(args[1])}"
     if isinstance(origin, type) and issubclass(origin, Collection):
@@ -170,11 +173,21 @@ def _kind(hint: Any) -> str:
         return f"list of {items[0] if items else 'values'}"
     if hint in _SIMPLE:
         return _SIMPLE[hint]
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return either([str(member.value) for member in hint])
     if hint is Any or hint is object:
         return "anything"
     return "settings" if any(settings_in(hint)) else "a backend"
+
+
+def _alternatives(hint: Any) -> list[str]:
+    """What a choice is between, each in words; "null" last, as what one gives to have none."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return [str(member.value) for member in hint]
+    if get_origin(hint) is Literal:
+        return [_text(value, short=False) for value in get_args(hint)]
+    if get_origin(hint) not in (Union, types.UnionType):
+        return []
+    words = [w for arg in get_args(hint) for w in (_alternatives(arg) or [_kind(arg)])]
+    return [word for word in words if word != "null"] + ["null"] * ("null" in words)
 
 
 def either(words: list[str]) -> str:

@@ -104,5 +104,9 @@ span_tuples = st.lists(st.builds(Span, st.integers(0, 99), st.integers(0, 99)), 
     tuple
 )
 spanned = st.builds(
-    SpannedCandidate, verified=verified, chosen_spans=span_tuples, counterfactual_spans=span_tuples
+    SpannedCandidate,
+    verified=verified,
+    chosen_spans=span_tuples,
+    counterfactual_spans=span_tuples,
+    rejected_spans=st.none() | span_tuples,
 )

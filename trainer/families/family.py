@@ -26,7 +26,7 @@ from schemas.records import Span
 from trainer.errors import UsageError
 from trainer.families.answers import AnswerTokens, answer_tokens
 from trainer.families.inputs import ImageFeatures, ImageTensors, Pixels, PromptTokens, joined
-from trainer.losses.views import Images, View
+from trainer.losses.views import Images, Tokens, View
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -231,7 +231,7 @@ class Family(ABC):
                 f"which was trained on one image a prompt; take {', '.join(others[:-1])} or "
                 f"{others[-1]}, or a loss that shows one"
             )
-        if any(v.masked for v in views) and not self.tokenizer.is_fast:
+        if any(v.tokens is Tokens.SPANS for v in views) and not self.tokenizer.is_fast:
             raise UsageError(
                 f"{what} counts the tokens that differ, and the tokenizer of {self.model} "
                 f"({type(self.tokenizer).__name__}) does not say which characters a token is; "
@@ -318,7 +318,8 @@ class Family(ABC):
         for number in range(len(group)):
             tensors = self.image_tensors(made, number)
             ids = self.image_ids(made, number)
-            found.append(Pixels(tensors, ids, self.num_patches(tensors), alone))
+            features = int((ids == self.processor.image_token_id).sum())
+            found.append(Pixels(tensors, ids, features, self.num_patches(tensors), alone))
         return found
 
     def _text_ids(self, text: str, num_images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
