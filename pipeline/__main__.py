@@ -16,6 +16,9 @@ log = logging.getLogger("nearmiss")
 TRAINING = {"train", "precompute", "evaluate", "merge", "export-eval"}
 """The trainer's commands; all others are the pipeline's."""
 
+LISTS_TRAINING = {"settings", "presets"}
+"""Commands of the pipeline that may import the trainer, which needs packages of an extra."""
+
 QUIET = {
     # A line for every request would bury the progress.
     "httpx": logging.WARNING,
@@ -56,6 +59,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "nearmiss") -> int:
     except Exception as error:  # the command's edge: one line, and what to do
         if args.verbose:
             log.exception("the command failed")
+        if isinstance(error, ModuleNotFoundError) and args.command in (*TRAINING, *LISTS_TRAINING):
+            need = f"{args.command} needs the package {error.name}, which is not installed"
+            sys.stderr.write(f"nearmiss: {need}: pip install 'nearmiss[train]'\n")
+            return 2
         sys.stderr.write(f"nearmiss: failed: {_cause(error)}\n")
         return 1
 

@@ -1,7 +1,7 @@
 """The records that cross stage boundaries: one frozen dataclass per boundary.
 
-    SeedRef -loader-> Seed -grounder-> Grounded -segmenter-> Segmented -inpainter-> Candidate
-    Seed -tagger-> Tagged -detector-> Grounded
+    SeedRef -loader-> Seed -annotated_regions-> Grounded
+    Seed -tagger-> Tagged -detector-> Grounded -segmenter-> Segmented -inpainter-> Candidate
     Seed -flipper, cropper, given_negative-> Candidate
     Seed -planner-> PlannedEdit -editor-> Candidate
     Seed -sampler-> Sampled -judge-> Judged -answer_pairs-> AnswerPair -describer-> Described

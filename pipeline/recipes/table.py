@@ -27,6 +27,7 @@ from stages.backends.locate.grabcut import GrabCut
 from stages.backends.locate.grounding_dino import GroundingDino
 from stages.backends.locate.ram import Ram
 from stages.backends.locate.sam import SEGMENTERS
+from stages.backends.locate.sam3 import Sam3Settings
 from stages.backends.original.groundingdino import GroundingDinoPy
 from stages.backends.original.segment_anything import SegmentAnythingSettings
 from stages.backends.original.simple_lama import SimpleLama
@@ -77,7 +78,9 @@ STAGES: Mapping[str, Choice] = {
     "loader": Choice(Loader, {}),
     "annotated_regions": Choice(AnnotatedRegions, {}),
     "tagger": Choice(Tagger, {"backend": [Ram, Florence]}),
-    "detector": Choice(Detector, {"backend": [GroundingDino, Florence, GroundingDinoPy]}),
+    "detector": Choice(
+        Detector, {"backend": [GroundingDino, Florence, Sam3Settings, GroundingDinoPy]}
+    ),
     "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnythingSettings]}),
     "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama, SimpleLama]}),
     "recolorer": Choice(Recolorer, {}),

@@ -37,9 +37,10 @@ def read(name: str) -> Any:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every `python -m pipeline` in a text, lines that go on joined."""
+    """The arguments of every command in a text, lines that go on joined; not those with dots."""
     joined = re.sub(r"\\\n[# ]*", "", text)
-    found = re.findall(r"python -m pipeline (.*?)(?:`|\n|$)", joined)
+    found = re.findall(r"(?:python -m pipeline|(?<=    )nearmiss) (.*?)(?:`|\n|$)", joined)
+    found = [arguments for arguments in found if "..." not in arguments]
     return [shlex.split(arguments, comments=True) for arguments in found]
 
 

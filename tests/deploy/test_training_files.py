@@ -19,9 +19,10 @@ DOCUMENTS = ["README.md", "trainer/README.md", "deploy/README.md", "deploy/train
 
 
 def commands(text: str) -> list[Any]:
-    """Every `python -m trainer` in a text, parsed; those with dots for arguments left out."""
+    """Every command of the trainer in a text, parsed; those with dots for arguments left out."""
     joined = re.sub(r"\\\n[# ]*", "", text)
-    found = re.findall(r"python -m trainer (.*?)(?:`|\n|$)", joined)
+    own = r"(?:python -m trainer|nearmiss(?= train| precompute| evaluate| merge| export-eval))"
+    found = re.findall(own + r" (.*?)(?:`|\n|$)", joined)
     return [
         make_parser().parse_args(shlex.split(arguments, comments=True))
         for arguments in found

@@ -249,7 +249,7 @@ def test_files_behind_a_url_are_copied_once(tmp_path, monkeypatch):
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -111,7 +111,7 @@ def test_split_over_two_processes_is_one(checkpoint, tmp_path):
         module = ViewLogProbs(learner)
         rows = [a_row(n) for share in SHARES for n in share]
         table, reference, gradients = step(module, learner, build, rows, 1.0)
-        assert [p.wait(timeout=120) for p in processes] == [0, 0]
+        assert [p.wait(timeout=500) for p in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
