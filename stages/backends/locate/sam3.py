@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -12,6 +12,9 @@ from stages.backends.weights.checkpoints import Checkpoint
 from stages.base import OPERATIONAL, Device
 from stages.locate.detections import Detection
 from stages.pixels import Pixels
+
+if TYPE_CHECKING:
+    from stages.backends.locate.sam3_model import Sam3Model
 
 
 @dataclass
@@ -43,11 +46,17 @@ class Sam3Settings:
         """The one model."""
         return (Checkpoint(self.model, self.revision),)
 
-    def open(self, device: Device) -> None:
-        """Load the model: its image encoder in the device's type, the rest in float32."""
+    def load(self, device: Device) -> Sam3Model:
+        """The model: its image encoder in the device's type, the rest in float32."""
         from stages.backends.locate.sam3_model import Sam3Model
 
-        self._model = Sam3Model(self, device)
+        model = Sam3Model(self, device)
+        self._model = model
+        return model
+
+    def open(self, device: Device) -> None:
+        """`load`, for a stage that asks the settings themselves."""
+        self.load(device)
 
     def close(self) -> None:
         """Free the device."""
