@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
+from pipeline.cli.listings import list_presets, list_recipes, list_settings
 from pipeline.engine.placement import load_placement
 from pipeline.errors import UsageError
 from pipeline.export import Wanted, export_run
@@ -14,7 +15,8 @@ from pipeline.inspect.models import look
 from pipeline.inspect.plan import plan
 from pipeline.inspect.show import show
 from pipeline.inspect.status import status
-from pipeline.recipes.build import load_recipe
+from pipeline.recipes.build import RecipeBook, load_recipe
+from pipeline.recipes.plugins import stages_with
 from pipeline.run import Exit, Request, run
 from pipeline.run_folder import RunFolder
 from pipeline.sources import Source, open_source
@@ -22,7 +24,7 @@ from pipeline.sources import Source, open_source
 
 def _run(args: argparse.Namespace) -> int:
     request = Request(
-        book=load_recipe(args.recipe, args.set),
+        book=_book(args),
         placement=load_placement(args.placement),
         source=_source(args),
         output=args.output,
@@ -35,7 +37,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    book, placement = load_recipe(args.recipe, args.set), load_placement(args.placement)
+    book, placement = _book(args), load_placement(args.placement)
     sys.stdout.write(plan(book, placement, _source(args), args.limit) + "\n")
     return Exit.COMPLETE
 
@@ -63,7 +65,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     text, well = doctor(
-        load_recipe(args.recipe, args.set),
+        _book(args),
         load_placement(args.placement),
         _source(args) if args.input else None,
         args.output,
@@ -73,7 +75,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    text, whole = look(load_recipe(args.recipe, args.set), download=args.action == "pull")
+    text, whole = look(_book(args), download=args.action == "pull")
     sys.stdout.write(text + "\n")
     return Exit.COMPLETE if whole else Exit.FAILED
 
@@ -83,6 +85,26 @@ def _export(args: argparse.Namespace) -> int:
     facts = export_run(args.run, args.format, args.output, wanted)
     sys.stdout.write(facts.text(args.output) + "\n")
     return Exit.COMPLETE
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    sys.stdout.write(list_recipes(args.name, stages_with(args.plugin)) + "\n")
+    return Exit.COMPLETE
+
+
+def _settings(args: argparse.Namespace) -> int:
+    stages = stages_with(args.plugin)
+    sys.stdout.write(list_settings(args.name, args.choice, stages) + "\n")
+    return Exit.COMPLETE
+
+
+def _presets(args: argparse.Namespace) -> int:
+    sys.stdout.write(list_presets(args.name) + "\n")
+    return Exit.COMPLETE
+
+
+def _book(args: argparse.Namespace) -> RecipeBook:
+    return load_recipe(args.recipe, args.set, stages_with(args.plugin))
 
 
 def _source(args: argparse.Namespace) -> Source:
@@ -106,4 +128,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "export": _export,
     "doctor": _doctor,
     "models": _models,
+    "recipes": _recipes,
+    "settings": _settings,
+    "presets": _presets,
 }

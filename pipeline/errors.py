@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from schemas.errors import UsageError
 
-class UsageError(ValueError):
-    """Bad arguments, recipe, placement, input, machine or run directory: exit status 2."""
+__all__ = ["RunError", "UsageError"]
 
 
 class RunError(RuntimeError):

@@ -170,8 +170,11 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
 
 
 def pair_from_row(row: dict[str, Any]) -> Pair:
-    """The `Pair` of an accepted row, of a part or of `data/`."""
-    return from_row(Pair, row)
+    """The `Pair` of an accepted row, of a part or of `data/`.
+
+    A row of schema 2 has no `rejected_spans`; there they are None, as where they are not known.
+    """
+    return from_row(Pair, {"rejected_spans": None, **row})
 
 
 def _columns(record: FlowRecord) -> dict[str, Any]:
@@ -192,19 +195,21 @@ def _columns(record: FlowRecord) -> dict[str, Any]:
             names = ("contrast", "counterfactual", "regions")
             known = {name: own[name] for name in names}
             return {**_columns(record.seed), **known, "params": _params(record.params)}
-        case Sampled() | Judged() | AnswerPair():
+        case Sampled() | Judged():
             return _columns(record.seed)
+        case AnswerPair():
+            return {**_columns(record.seed), **to_row(record.texts)}
         case Described():
             known = {
                 "contrast": to_row(record.contrast),
                 "counterfactual": record.counterfactual,
                 "params": _params(record.params),
             }
-            return {**_columns(record.seed), **known}
+            return {**_columns(record.pair), **known}
         case Candidate():
             own = to_row(record)
-            del own["seed"]
-            return {**_seed_columns(record.seed), **own}
+            del own["seed"], own["written"]
+            return {**_seed_columns(record.seed), **to_row(record.texts), **own}
         case ScoredCandidate():
             return {**_columns(record.candidate), "scores": to_row(record)["scores"]}
         case VerifiedCandidate():
@@ -214,11 +219,12 @@ def _columns(record: FlowRecord) -> dict[str, Any]:
                 "scores": own["scores"],
                 "verdict": own["verdict"],
             }
-        case SpannedCandidate():
+        case SpannedCandidate(rejected_spans=rejected):
             return {
                 **_columns(record.verified),
                 "chosen_spans": [list(s) for s in record.chosen_spans],
                 "counterfactual_spans": [list(s) for s in record.counterfactual_spans],
+                "rejected_spans": None if rejected is None else [list(s) for s in rejected],
             }
 
 

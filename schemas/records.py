@@ -1,7 +1,7 @@
 """The records that cross stage boundaries: one frozen dataclass per boundary.
 
-    SeedRef -loader-> Seed -grounder-> Grounded -segmenter-> Segmented -inpainter-> Candidate
-    Seed -tagger-> Tagged -detector-> Grounded
+    SeedRef -loader-> Seed -annotated_regions-> Grounded
+    Seed -tagger-> Tagged -detector-> Grounded -segmenter-> Segmented -inpainter-> Candidate
     Seed -flipper, cropper, given_negative-> Candidate
     Seed -planner-> PlannedEdit -editor-> Candidate
     Seed -sampler-> Sampled -judge-> Judged -answer_pairs-> AnswerPair -describer-> Described
@@ -10,7 +10,7 @@
     ScoredCandidate -verifier-> VerifiedCandidate -selector-> VerifiedCandidate
     VerifiedCandidate -masker-> SpannedCandidate -> Pair
 
-Those between a seed and its candidate that language models write are in `drafts.py`. A record that
+Those between a seed and its candidate that language models write are in `texts.py`. A record that
 leaves the flow early becomes a `Drop`. `outcomes.py` flattens whatever came last into the columns
 of `Pair`, so that a dropped row is kept with all that was known about it.
 """
@@ -24,12 +24,14 @@ from typing import NamedTuple
 
 from schemas.known import Known, Thing
 from schemas.known import Region as Region  # noqa: PLC0414  # read with the records
+from schemas.provenance import Provenance as Provenance  # noqa: PLC0414  # read with the records
+from schemas.provenance import Step as Step  # noqa: PLC0414  # read with the records
 from schemas.reasons import Reason as Reason  # noqa: PLC0414  # read with the records
 
 Bytes = bytes
 """An alias, because a field called `bytes` hides the type where its own annotations are read."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a column of `Pair` changes its name, type or meaning; see CHANGELOG.md."""
 
 
@@ -253,6 +255,18 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """The user's turn of a pair and the answers to it; `Pair` says what each of them is."""
+
+    prompt: str
+    """As in `Pair`."""
+    chosen: str
+    """As in `Pair`."""
+    rejected: str | None
+    """As in `Pair`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An original and its near miss, not yet judged. Every generator ends here."""
 
@@ -265,11 +279,18 @@ class Candidate:
     chosen_image: Image
     """The original; same pixel size, codec and quality as `rejected_image`."""
     rejected_image: Image
-    """The near miss: `seed.chosen` is false of it."""
+    """The near miss: `texts.chosen` is false of it."""
     counterfactual: str | None
     """An answer true of `rejected_image`; None where the recipe has no way to write one."""
     params: Mapping[str, str]
     """What was drawn or decided for this row alone: {"color": "blue", "offset": "41,-3"}."""
+    written: Texts | None = None
+    """Texts that a stage wrote to stand in for the seed's; None where the seed's own are used."""
+
+    @property
+    def texts(self) -> Texts:
+        """The texts of the pair: those that were written, else the seed's."""
+        return self.written or Texts(self.seed.prompt, self.seed.chosen, self.seed.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,37 +334,12 @@ class SpannedCandidate:
     verified: VerifiedCandidate
     """The verified candidate."""
     chosen_spans: tuple[Span, ...]
-    """Where `seed.chosen` differs from the counterfactual."""
+    """Where `texts.chosen` differs from the counterfactual."""
     counterfactual_spans: tuple[Span, ...]
-    """Where the counterfactual differs from `seed.chosen`; () without a counterfactual."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One stage of the chain that made a row."""
-
-    stage: str
-    """Stage name in the recipe."""
-    settings: str
-    """Its backend and settings, as canonical JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """How a row came to be; with the input row it is enough to make the row again."""
-
-    recipe_digest: str
-    """Content id of the validated recipe, defaults included."""
-    run_seed: int
-    """The run's seed."""
-    schema_version: int
-    """`SCHEMA_VERSION` of the code that wrote the row."""
-    code_version: str
-    """Version of this project, with the commit where it is known."""
-    steps: tuple[Step, ...]
-    """The chain, in order."""
-    params: Mapping[str, str]
-    """`Candidate.params`."""
+    """Where the counterfactual differs from `texts.chosen`; () without a counterfactual."""
+    rejected_spans: tuple[Span, ...] | None = None
+    """Where `texts.rejected` differs from `texts.chosen`, () where it has the same words; None
+    without a `texts.rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +366,9 @@ class Pair:
     """Where `chosen` differs from `counterfactual`."""
     counterfactual_spans: tuple[Span, ...]
     """Where `counterfactual` differs from `chosen`."""
+    rejected_spans: tuple[Span, ...] | None
+    """Where `rejected` differs from `chosen`, () where it has the same words; None without a
+    `rejected`, and in rows of schema 2."""
     recipe: str
     """Name of the recipe that made the row (of the member recipe, in a mix)."""
     contrast: Contrast

@@ -7,10 +7,10 @@ Described -synthesizer-> Candidate
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
-from schemas.records import Contrast, Region, Seed, Span
+from schemas.records import Contrast, Region, Seed, Span, Texts
 
 
 class Hallucination(StrEnum):
@@ -84,7 +84,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """A better and a worse answer of one seed. An answer pairer fans a `Judged` out into these."""
+    """A better and a worse answer of one seed. `answer_pairs` makes several of one `Judged`."""
 
     judged: Judged
     """Where the answers come from."""
@@ -99,8 +99,13 @@ class AnswerPair:
 
     @property
     def seed(self) -> Seed:
-        """The seed with this pair's answers for its own: what a candidate is made of."""
-        return replace(self.judged.seed, chosen=self.chosen, rejected=self.rejected)
+        """The seed, with the answers that it came with."""
+        return self.judged.seed
+
+    @property
+    def texts(self) -> Texts:
+        """The seed's prompt with this pair's answers."""
+        return Texts(self.seed.prompt, self.chosen, self.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,11 @@ class Described:
     def seed(self) -> Seed:
         """As `AnswerPair.seed`."""
         return self.pair.seed
+
+    @property
+    def texts(self) -> Texts:
+        """As `AnswerPair.texts`."""
+        return self.pair.texts
 
     @property
     def counterfactual(self) -> str:

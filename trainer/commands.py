@@ -1,4 +1,4 @@
-"""What the commands do; arguments and exit statuses are `trainer.__main__`'s."""
+"""What the commands of `arguments.py` do; `pipeline.__main__` says their errors."""
 
 from __future__ import annotations
 

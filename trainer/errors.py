@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from schemas.errors import UsageError
 
-class UsageError(ValueError):
-    """Bad arguments, settings, shards or checkpoint folder: one line, exit status 2."""
+__all__ = ["CheckpointError", "NonFiniteLossError", "UsageError"]
 
 
 class CheckpointError(RuntimeError):

@@ -7,6 +7,7 @@ One exception: `Settings.micro_batch_decides`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.ids import content_id
+from schemas.names import unknown, unknown_key
 from trainer.errors import UsageError
 from trainer.losses import Loss
 
@@ -224,7 +226,7 @@ def load_settings(source: Source) -> Settings:
     where = []
     if source.preset is not None:
         if source.preset not in presets():
-            raise UsageError(f"no preset called {source.preset!r}; shipped: {', '.join(presets())}")
+            raise UsageError(unknown("preset", source.preset, presets()))
         content = _read(presets()[source.preset])
         where.append(f"preset {source.preset}")
     if source.file is not None:
@@ -244,8 +246,15 @@ def describe(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         place = ".".join(str(x) for x in item["loc"]) or "settings"
-        unknown = item["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-        message = "unknown key" if unknown else item["msg"].removeprefix("Value error, ")
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            inside = ".".join(str(x) for x in item["loc"][:-1])
+            parts.append(f"{inside and inside + ': '}{unknown_key(Settings, item['loc'])}")
+            continue
+        if item["type"] == "union_tag_invalid":
+            known = re.findall(r"'([^']*)'", item["ctx"]["expected_tags"])
+            parts.append(unknown(place, str(item["ctx"]["tag"]), known))
+            continue
+        message = item["msg"].removeprefix("Value error, ")
         got = f" (got {item['input']!r:.80})" if item["loc"] else ""
         parts.append(f"{place}: {message}{got}")
     return "; ".join(parts)

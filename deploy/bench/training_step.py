@@ -103,6 +103,7 @@ def make_rows(num: int, side: int) -> list[Row]:
                 counterfactual=texts[1],
                 chosen_spans=spans[0],
                 counterfactual_spans=spans[1],
+                rejected_spans=None,
                 contrast=Contrast(Kind.ATTRIBUTE, "this", "that", "this to that"),
             )
         )
@@ -182,7 +183,7 @@ def plain_table(learner: torch.nn.Module, batch: Batch) -> dict[object, torch.Te
     device = batch.device
     for number, view in enumerate(batch.views):
         cells = [row * len(batch.views) + number for row in range(len(batch))]
-        rows = [next(p for p in batch.packed if c in p.cells) for c in cells]
+        rows = [next(p for p in batch.packed if c in p.log_probs.cells) for c in cells]
         width = max(len(p.ids) for p in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.int64)
         mask = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -190,8 +191,9 @@ def plain_table(learner: torch.nn.Module, batch: Batch) -> dict[object, torch.Te
         for place, (p, cell) in enumerate(zip(rows, cells, strict=True)):
             ids[place, : len(p.ids)] = torch.from_numpy(p.ids)
             mask[place, : len(p.ids)] = 1
-            terms = p.terms[p.cells == cell]
-            weights[place, p.reads[terms]] = torch.from_numpy(p.weights[p.cells == cell])
+            here = p.log_probs.cells == cell
+            reads = p.log_probs.reads[p.log_probs.terms[here]]
+            weights[place, reads] = torch.from_numpy(p.log_probs.weights[here])
         images = [i for p in rows for i in p.images]
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         if images:
@@ -239,7 +241,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         seconds.append(clock() - started)
     top = peak_of(lambda: step(batches[-1]), args.device)
     tokens = sum(len(p.ids) for p in batches[0].packed) / num
-    heads = sum(len(p.reads) for p in batches[0].packed) / num
+    heads = sum(len(p.log_probs.reads) for p in batches[0].packed) / num
     whole = sum(len(way) for p in batches[0].packed for _, way in p.ways) / num
     return {
         "seconds": seconds[1:],

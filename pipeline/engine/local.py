@@ -9,7 +9,6 @@ import threading
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 from pipeline.engine.placement import Placement
 from pipeline.engine.work import Monitor, Work, error_of, make_groups
@@ -103,7 +102,7 @@ class _Sender(logging.Handler):
         # Several threads send: the one that works, and the watchdog.
         self._turn = threading.Lock()
 
-    def send(self, *message: Any) -> None:
+    def send(self, *message: object) -> None:
         """Send one message, whole."""
         with self._turn:
             self._pipe.send(message)

@@ -103,7 +103,11 @@ def _describe(row: Mapping[str, Any], facts: RunFacts | None) -> Iterator[str]:
             row["counterfactual"],
             row["counterfactual_spans"],
         ),
-        ("Rejected (the ordinary wrong answer)", row["rejected"], None),
+        (
+            "Rejected (the ordinary wrong answer)",
+            row["rejected"],
+            row.get("rejected_spans"),
+        ),
     ):
         if text is not None:
             yield from ("", title, *_wrapped(_marked(text, spans or ())))

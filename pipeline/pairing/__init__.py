@@ -1,4 +1,8 @@
-"""Pairs images of the input with each other, before a run: what the recipe `retrieval` needs."""
+"""Pairs images of the input with each other, before a run: what the recipe `retrieval` needs.
+
+`match.py` is the pass (vectors, neighbours, the manifest written again), `neighbours.py` the search
+for similar images and the choice among them. Knows the run directory only as a `Folder`.
+"""
 
 from pipeline.pairing.match import PAIRING_FILE, PairingRequest, pair_images
 

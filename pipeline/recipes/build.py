@@ -24,7 +24,7 @@ from pipeline.recipes.table import STAGES, Choice
 from pipeline.yaml_file import describe, read_yaml
 from schemas.ids import content_id
 from schemas.names import keys_of, unknown
-from schemas.records import SeedRef, SpannedCandidate
+from schemas.records import Kind, SeedRef, SpannedCandidate
 from workers.chain import AnyStage, Link
 from workers.plugin import plugins_of
 
@@ -38,6 +38,8 @@ class RecipeFile(BaseModel):
     """Name, as in `Pair.recipe`."""
     about: str
     """One line for a person."""
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of contrast that it makes, for a person; a mix has those of its members."""
     shard_size: Annotated[int, Ge(1), Le(100_000)] = 128
     """Seeds in one shard: the unit of work, of retry and of commit."""
     stages: dict[str, dict[str, Any] | None] | None = None
@@ -86,6 +88,8 @@ class RecipeBook:
     """The chains; every seed goes through all of them."""
     pairing: Pairing | None = None
     """How images of the input are paired with each other before the run."""
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of contrast that it makes, as the files state them."""
 
     @property
     def digest(self) -> str:
@@ -145,7 +149,8 @@ def load_recipe(
         if not hit:
             raise UsageError(f"--set {text}: {_no_such_key(text, book, recipes)}")
     pairing = None if book.pairing is None else _pairing(book.name, dict(book.pairing), stages)
-    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), pairing)
+    kinds = tuple(dict.fromkeys(kind for part in (book, *members) for kind in part.kinds))
+    return RecipeBook(book.name, book.about, book.shard_size, tuple(recipes), pairing, kinds)
 
 
 def _pairing(recipe: str, settings: dict[str, Any], stages: Mapping[str, Choice]) -> Pairing:

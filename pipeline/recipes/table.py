@@ -27,6 +27,7 @@ from stages.backends.locate.grabcut import GrabCut
 from stages.backends.locate.grounding_dino import GroundingDinoSettings
 from stages.backends.locate.ram import RamSettings
 from stages.backends.locate.sam import SEGMENTERS
+from stages.backends.locate.sam3 import Sam3Settings
 from stages.backends.original.groundingdino import GroundingDinoPySettings
 from stages.backends.original.segment_anything import SegmentAnythingSettings
 from stages.backends.original.simple_lama import SimpleLamaSettings
@@ -78,7 +79,15 @@ STAGES: Mapping[str, Choice] = {
     "annotated_regions": Choice(AnnotatedRegions, {}),
     "tagger": Choice(Tagger, {"backend": [RamSettings, FlorenceSettings]}),
     "detector": Choice(
-        Detector, {"backend": [GroundingDinoSettings, FlorenceSettings, GroundingDinoPySettings]}
+        Detector,
+        {
+            "backend": [
+                GroundingDinoSettings,
+                FlorenceSettings,
+                Sam3Settings,
+                GroundingDinoPySettings,
+            ]
+        },
     ),
     "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnythingSettings]}),
     "inpainter": Choice(Inpainter, {"backend": [*FILLS, LamaSettings, SimpleLamaSettings]}),

@@ -141,7 +141,12 @@ def _answers(row: Mapping[str, Any]) -> list[Answer]:
             row["counterfactual_spans"],
         ),
         # Some recipes use one text for both; it is shown once.
-        ("rejected", "Wrong answer", None if rejected == counterfactual else rejected, ()),
+        (
+            "rejected",
+            "Wrong answer",
+            None if rejected == counterfactual else rejected,
+            row.get("rejected_spans"),
+        ),
     ]
     return [
         Answer(role, title, segments(text, spans or (), _ANSWER_CHARS))

@@ -76,14 +76,7 @@ class RunInfo:
         Also if one of the `files` that decide rows has other content; a file that only one side
         names is not compared.
         """
-        old, new = asdict(self.identity), asdict(wanted)
-        differ = [key for key in new if key not in PLACES and old[key] != new[key]]
-        if differ:
-            what = ", ".join(f"{key} {old[key]} (now {new[key]})" for key in differ)
-            raise UsageError(
-                f"{url} holds a run of another {differ[0].removesuffix('_digest')}: {what}; give "
-                "the same arguments to resume, or another --output"
-            )
+        # First, for a plugin's content changes the recipe's digest as well, which says less.
         for setting, digest in files.items():
             before = self.files.get(setting, digest)
             if before != digest:
@@ -92,6 +85,14 @@ class RunInfo:
                     f"(content id {before}, now {digest}): put that file back to resume, or give "
                     "another --output"
                 )
+        old, new = asdict(self.identity), asdict(wanted)
+        differ = [key for key in new if key not in PLACES and old[key] != new[key]]
+        if differ:
+            what = ", ".join(f"{key} {old[key]} (now {new[key]})" for key in differ)
+            raise UsageError(
+                f"{url} holds a run of another {differ[0].removesuffix('_digest')}: {what}; give "
+                "the same arguments to resume, or another --output"
+            )
 
     def part_metadata(self) -> dict[str, str]:
         """Metadata that every part carries."""

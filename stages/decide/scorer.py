@@ -67,7 +67,7 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
         """
         if not batch:
             return []
-        answers = list(dict.fromkeys(record.candidate.seed.chosen for record in batch))
+        answers = list(dict.fromkeys(record.candidate.texts.chosen for record in batch))
         sentences = dict(zip(answers, self._sentences(answers), strict=True))
         texts = list(dict.fromkeys(text for parts in sentences.values() for text in parts))
         pictures = {r.candidate.rejected_image.bytes: r.candidate.rejected_image for r in batch}
@@ -80,7 +80,7 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
         outcomes = []
         for record in batch:
             picture = image_rows[record.candidate.rejected_image.bytes]
-            parts = sentences[record.candidate.seed.chosen]
+            parts = sentences[record.candidate.texts.chosen]
             total = sum(cosine(picture, text_rows[text]) for text in parts)
             added = {"answer_similarity": total, "answer_sentences": float(len(parts))}
             outcomes.append([replace(record, scores={**record.scores, **added})])

@@ -26,6 +26,7 @@ from stages.edit.drift import grown, held_together, similarity, tint, visible_ch
 from stages.edit.registration import movement
 from stages.language.chat import ChatBackend, Sampling
 from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import replies_to
 from stages.language.votes import Ballot, Checker
 from stages.pixels import Pixels, decode, encode_jpeg, encode_pair
 
@@ -179,10 +180,13 @@ class Editor(Stage[PlannedEdit, Candidate]):
             for work, own in zip(works, edited, strict=True)
         ]
         checker = self._checker()
-        if checker is None:
+        if checker is None or self.check is None:
             return judged
         asked = [one for own in judged for one in own if isinstance(one, Candidate)]
-        ballots = iter(checker.ballots(asked, "editor", attempt))
+        replies = replies_to(
+            self.check, [checker.requests(one, "editor", attempt) for one in asked]
+        )
+        ballots = (checker.ballot(one, own) for one, own in zip(asked, replies, strict=True))
         return [
             [one if isinstance(one, Drop) else _voted(one, next(ballots)) for one in own]
             for own in judged
@@ -191,7 +195,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
     def _checker(self) -> Checker | None:
         if self.check is None:
             return None
-        return Checker(self.check, self.check_prompt, self.check_sampling, self.check_votes, "edit")
+        return Checker(self.check_prompt, self.check_sampling, self.check_votes, "edit")
 
     def _last(self, tried: Sequence[Candidate | Drop], attempt: int) -> Drop:
         """The last drop, with how many edits there were."""

@@ -136,5 +136,6 @@ def _candidate(record: Described, painted: Pixels, size: Size, number: int) -> C
         chosen_image=encode_jpeg(covered(decode(seed.image), common), seed.image.path),
         rejected_image=encode_jpeg(covered(painted, common)),
         counterfactual=record.counterfactual,
+        written=record.texts,
         params={**record.params, "painted": str(size), "attempt": str(number)},
     )

@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from schemas.ids import row_seed
-from schemas.records import Drop, Image, Reason, ScoredCandidate
-from stages.base import Backend, Stage
+from schemas.records import Drop, Reason, ScoredCandidate
 from stages.language.chat import ChatBackend, Reply, Request, Sampling, Unanswered
 from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import ManyRequestsStage
 from stages.wording import difference
-
-NAME = "answerer"
 
 
 @dataclass(frozen=True)
-class Answerer(Stage[ScoredCandidate, ScoredCandidate]):
+class Answerer(ManyRequestsStage[ScoredCandidate, ScoredCandidate, str]):
     """Writes the answers of pairs whose images were found rather than made (SymMPO's pairs).
 
     (arXiv 2506.11712.) Both images get their answer from the same model under the same prompt, so
@@ -40,58 +37,42 @@ class Answerer(Stage[ScoredCandidate, ScoredCandidate]):
         """ValueError for a prompt with other placeholders."""
         self.prompt.require({"image", "prompt"})
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
-
-    def process(
-        self, batch: Sequence[ScoredCandidate]
-    ) -> Sequence[Sequence[ScoredCandidate] | Drop]:
-        """The candidates with their answers; NO_TEXT_DIFFERENCE where both images get the same."""
-        sides = ("counterfactual",) if self.keep_chosen else ("chosen", "counterfactual")
-        requests = [self._request(record, side) for record in batch for side in sides]
-        results = self.chat.chat(requests)
-        per = len(sides)
+    def ask_all(self, record: ScoredCandidate) -> Sequence[Request[str]]:
+        """The question about each image that has no answer yet."""
+        candidate = record.candidate
+        images = {"chosen": candidate.chosen_image, "counterfactual": candidate.rejected_image}
+        if self.keep_chosen:
+            del images["chosen"]
         return [
-            self._answered(record, results[i * per : (i + 1) * per])
-            for i, record in enumerate(batch)
+            self.request(
+                self.prompt.messages({"image": image, "prompt": candidate.texts.prompt}),
+                str,
+                candidate.seed,
+                f"answerer:{side}",
+            )
+            for side, image in images.items()
         ]
 
-    def _request(self, record: ScoredCandidate, side: str) -> Request[str]:
-        candidate = record.candidate
-        seed = candidate.seed
-        image: Image = candidate.chosen_image if side == "chosen" else candidate.rejected_image
-        return Request(
-            self.prompt.messages({"image": image, "prompt": seed.prompt}),
-            str,
-            self.sampling,
-            row_seed(seed.run_seed, seed.seed_id, f"{NAME}:{side}"),
-        )
-
-    def _answered(
-        self, record: ScoredCandidate, results: Sequence[Reply[str] | Unanswered]
+    def conclude_all(
+        self, record: ScoredCandidate, replies: Sequence[Reply[str] | Unanswered]
     ) -> Sequence[ScoredCandidate] | Drop:
+        """The candidate with its answers; NO_TEXT_DIFFERENCE where both images get the same."""
         answers: list[str] = []
-        for result in results:
-            if isinstance(result, Unanswered):
-                return result.drop("answering for the image")
-            if not result.value:
-                return Drop(Reason.BAD_REPLY, "an empty answer", result.raw)
-            answers.append(result.value)
+        for reply in replies:
+            if isinstance(reply, Unanswered):
+                return reply.drop("answering for the image")
+            if not reply.value:
+                return Drop(Reason.BAD_REPLY, "an empty answer", reply.raw)
+            answers.append(reply.value)
         candidate = record.candidate
-        chosen = candidate.seed.chosen if self.keep_chosen else answers[0]
+        chosen = candidate.texts.chosen if self.keep_chosen else answers[0]
         counterfactual = answers[-1]
         if difference(chosen, counterfactual) is None:
             return Drop(Reason.NO_TEXT_DIFFERENCE, "both images got the same answer")
-        contrast = replace(candidate.contrast, target=chosen, replacement=counterfactual)
-        return [
-            replace(
-                record,
-                candidate=replace(
-                    candidate,
-                    seed=replace(candidate.seed, chosen=chosen),
-                    counterfactual=counterfactual,
-                    contrast=contrast,
-                ),
-            )
-        ]
+        answered = replace(
+            candidate,
+            written=replace(candidate.texts, chosen=chosen),
+            counterfactual=counterfactual,
+            contrast=replace(candidate.contrast, target=chosen, replacement=counterfactual),
+        )
+        return [replace(record, candidate=answered)]

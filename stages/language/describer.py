@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from pydantic import Field
 
-from schemas.ids import content_id, row_seed
+from schemas.ids import content_id
 from schemas.records import Contrast, Drop, Kind, Reason
 from schemas.texts import AnswerPair, Described
-from stages.base import Backend, Stage
 from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling, Words
 from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import ChatStage
 
 
 class Caption(Form):
@@ -25,7 +25,7 @@ class Caption(Form):
 
 
 @dataclass(frozen=True)
-class Describer(Stage[AnswerPair, Described]):
+class Describer(ChatStage[AnswerPair, Described, Caption]):
     """A caption of an image that depicts `rejected` and contradicts `chosen`.
 
     The roles stand in the prompt by name, `depict` and `contradict`: in OViP's released code they
@@ -34,6 +34,7 @@ class Describer(Stage[AnswerPair, Described]):
 
     consumes: ClassVar[type] = AnswerPair
     produces: ClassVar[type] = Described
+    task: ClassVar[str] = "describing the image"
 
     chat: ChatBackend
     """Who writes."""
@@ -48,31 +49,21 @@ class Describer(Stage[AnswerPair, Described]):
         """ValueError for a prompt that does not fit."""
         self.prompt.require({"prompt", "depict", "contradict"})
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
-
-    def process(self, batch: Sequence[AnswerPair]) -> Sequence[Sequence[Described] | Drop]:
-        """The described pairs, or why there is no description."""
-        outcomes: list[Sequence[Described] | Drop] = []
-        results = self.chat.chat([self._request(pair) for pair in batch])
-        for pair, result in zip(batch, results, strict=True):
-            if not isinstance(result, Reply):
-                outcomes.append(result.drop("describing the image"))
-                continue
-            description = " ".join(result.value.description.split())
-            if len(description) > self.max_chars:
-                detail = f"the description has {len(description)} characters, most {self.max_chars}"
-                outcomes.append(Drop(Reason.TEXT_TOO_LONG, detail, result.raw))
-                continue
-            contrast = Contrast(Kind.SCENE, "image", result.value.difference, description)
-            outcomes.append([Described(pair, description, contrast)])
-        return outcomes
-
-    def _request(self, pair: AnswerPair) -> Request[Caption]:
-        seed = pair.seed
-        values = {"prompt": seed.prompt, "depict": pair.rejected, "contradict": pair.chosen}
+    def ask(self, record: AnswerPair) -> Request[Caption]:
+        """A caption of the image in which the worse answer is true."""
+        seed = record.seed
+        messages = self.prompt.messages(
+            {"prompt": seed.prompt, "depict": record.rejected, "contradict": record.chosen}
+        )
         # One seed may have several pairs; the answers tell them apart.
-        which = f"describer {content_id(pair.chosen, pair.rejected)}"
-        number = row_seed(seed.run_seed, seed.seed_id, which)
-        return Request(self.prompt.messages(values), Caption, self.sampling, number)
+        name = f"describer {content_id(record.chosen, record.rejected)}"
+        return self.request(messages, Caption, seed, name)
+
+    def conclude(self, record: AnswerPair, reply: Reply[Caption]) -> Sequence[Described] | Drop:
+        """The described pair; TEXT_TOO_LONG for a caption above `max_chars`."""
+        description = " ".join(reply.value.description.split())
+        if len(description) > self.max_chars:
+            detail = f"the description has {len(description)} characters, most {self.max_chars}"
+            return Drop(Reason.TEXT_TOO_LONG, detail, reply.raw)
+        contrast = Contrast(Kind.SCENE, "image", reply.value.difference, description)
+        return [Described(record, description, contrast)]

@@ -8,12 +8,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from schemas.ids import row_seed
 from schemas.records import Drop
-from schemas.texts import Judged, Sampled, SampledAnswer
-from stages.base import Backend, Stage
+from schemas.texts import Judged, Sampled
 from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling, Unanswered
-from stages.language.prompting import Prompt, PromptField, Values
+from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import ManyRequestsStage
 
 
 class Grade(Form):
@@ -24,7 +23,7 @@ class Grade(Form):
 
 
 @dataclass(frozen=True)
-class Judge(Stage[Sampled, Judged]):
+class Judge(ManyRequestsStage[Sampled, Judged, Grade]):
     """A score from 0 to 10 for every different answer of a seed.
 
     As in OViP (arXiv 2505.15963) the judge does not see the image: it holds an answer against
@@ -47,36 +46,33 @@ class Judge(Stage[Sampled, Judged]):
         """ValueError for a prompt that does not fit."""
         self.prompt.require({"prompt", "reference", "answer"}, {"image"})
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
-
-    def process(self, batch: Sequence[Sampled]) -> Sequence[Sequence[Judged] | Drop]:
-        """The answers with their scores; the first failure's drop where no answer got one."""
-        requests = [
-            self._request(record, answer, i)
-            for record in batch
+    def ask_all(self, record: Sampled) -> Sequence[Request[Grade]]:
+        """A score for each answer, beside the reference."""
+        seed = record.seed
+        return [
+            self.request(
+                self.prompt.messages(
+                    {
+                        "prompt": seed.prompt,
+                        "reference": seed.chosen,
+                        "answer": answer.text,
+                        "image": seed.image,
+                    }
+                ),
+                Grade,
+                seed,
+                "judge",
+                i,
+            )
             for i, answer in enumerate(record.answers)
         ]
-        results = iter(self.chat.chat(requests))
-        outcomes: list[Sequence[Judged] | Drop] = []
-        for record in batch:
-            own = [next(results) for _ in record.answers]
-            scores = tuple(r.value.score if isinstance(r, Reply) else None for r in own)
-            failed = [result for result in own if isinstance(result, Unanswered)]
-            if len(failed) == len(own):
-                outcomes.append(failed[0].drop(f"judging all {len(own)} answers failed, the first"))
-            else:
-                outcomes.append([Judged(record, scores)])
-        return outcomes
 
-    def _request(self, record: Sampled, answer: SampledAnswer, index: int) -> Request[Grade]:
-        seed = record.seed
-        values: Values = {
-            "prompt": seed.prompt,
-            "reference": seed.chosen,
-            "answer": answer.text,
-            "image": seed.image,
-        }
-        number = row_seed(seed.run_seed, seed.seed_id, "judge", index)
-        return Request(self.prompt.messages(values), Grade, self.sampling, number)
+    def conclude_all(
+        self, record: Sampled, replies: Sequence[Reply[Grade] | Unanswered]
+    ) -> Sequence[Judged] | Drop:
+        """The answers with their scores; the first failure's drop where none got a score."""
+        failed = [reply for reply in replies if isinstance(reply, Unanswered)]
+        if len(failed) == len(replies):
+            return failed[0].drop(f"judging all {len(replies)} answers failed, the first")
+        scores = tuple(r.value.score if isinstance(r, Reply) else None for r in replies)
+        return [Judged(record, scores)]

@@ -9,13 +9,13 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from pydantic import Field
 
-from schemas.ids import row_seed
 from schemas.records import Contrast, Drop, Kind, Reason, Region, Seed, Span
 from schemas.texts import Hallucination, PlannedEdit
 from stages import wording
-from stages.base import Backend, Device, Stage
+from stages.base import Device
 from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling
-from stages.language.prompting import Prompt, PromptField, Values
+from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import ChatStage
 
 KINDS = {
     Hallucination.EXISTENCE: Kind.OBJECT,
@@ -41,7 +41,7 @@ class EditPlan(Form):
 
 
 @dataclass(frozen=True)
-class Planner(Stage[Seed, PlannedEdit]):
+class Planner(ChatStage[Seed, PlannedEdit, EditPlan]):
     """Finds what is wrong in `rejected` and plans the edit after which it would be right.
 
     IC-VCO (arXiv 2605.31312) asks a vision-language model for the point (existence, attribute or
@@ -52,6 +52,7 @@ class Planner(Stage[Seed, PlannedEdit]):
 
     consumes: ClassVar[type] = Seed
     produces: ClassVar[type] = PlannedEdit
+    task: ClassVar[str] = "planning the edit"
 
     chat: ChatBackend
     """Who plans; sees the image."""
@@ -71,42 +72,22 @@ class Planner(Stage[Seed, PlannedEdit]):
         wording.load_rules()
         super().open(device)
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
+    def ask(self, record: Seed) -> Request[EditPlan] | Drop:
+        """How the wrong answer can be made right; MISSING_ANSWER for a row that has none."""
+        if record.rejected is None:
+            return Drop(Reason.MISSING_ANSWER, "the row has no wrong answer to plan an edit from")
+        messages = self.prompt.messages(
+            {
+                "image": record.image,
+                "prompt": record.prompt,
+                "chosen": record.chosen,
+                "rejected": record.rejected,
+            }
+        )
+        return self.request(messages, EditPlan, record, "planner")
 
-    def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[PlannedEdit] | Drop]:
-        """The planned edits; drops for seeds without a wrong answer, or without a fitting plan."""
-        askable = [seed for seed in batch if seed.rejected is not None]
-        results = iter(self.chat.chat([self._request(seed) for seed in askable]))
-        outcomes: list[Sequence[PlannedEdit] | Drop] = []
-        for seed in batch:
-            if seed.rejected is None:
-                outcomes.append(
-                    Drop(Reason.MISSING_ANSWER, "the row has no wrong answer to plan an edit from")
-                )
-                continue
-            result = next(results)
-            if isinstance(result, Reply):
-                outcomes.append(self._planned(seed, seed.rejected, result))
-            else:
-                outcomes.append(result.drop("planning the edit"))
-        return outcomes
-
-    def _request(self, seed: Seed) -> Request[EditPlan]:
-        values: Values = {
-            "image": seed.image,
-            "prompt": seed.prompt,
-            "chosen": seed.chosen,
-            "rejected": seed.rejected,
-        }
-        number = row_seed(seed.run_seed, seed.seed_id, "planner")
-        return Request(self.prompt.messages(values), EditPlan, self.sampling, number)
-
-    def _planned(
-        self, seed: Seed, rejected: str, reply: Reply[EditPlan]
-    ) -> Sequence[PlannedEdit] | Drop:
-        """The plan as a record, or why it does not fit the seed."""
+    def conclude(self, record: Seed, reply: Reply[EditPlan]) -> Sequence[PlannedEdit] | Drop:
+        """The planned edit, or why the plan does not fit the seed."""
         plan, raw = reply.value, reply.raw
         if not plan.possible:
             return Drop(Reason.NOTHING_TO_EDIT, " ".join(plan.reason.split())[:300], raw)
@@ -119,7 +100,7 @@ class Planner(Stage[Seed, PlannedEdit]):
         ):
             if not text:
                 return Drop(Reason.BAD_REPLY, f"the plan's {name} is empty", raw)
-        span = locate(plan.quote, rejected)
+        span = locate(plan.quote, record.rejected or "")
         if span is None:
             return Drop(
                 Reason.NOTHING_TO_EDIT,
@@ -132,13 +113,13 @@ class Planner(Stage[Seed, PlannedEdit]):
                 f"the instruction has {len(instruction)} characters, most {self.max_instruction}",
                 raw,
             )
-        if wording.difference(seed.chosen, counterfactual) is None:
+        if wording.difference(record.chosen, counterfactual) is None:
             return Drop(
                 Reason.NO_TEXT_DIFFERENCE, "the rewritten answer has the words of the true one", raw
             )
         return [
             PlannedEdit(
-                seed=seed,
+                seed=record,
                 hallucination=plan.hallucination,
                 hallucinated=(span,),
                 contrast=Contrast(
@@ -148,7 +129,7 @@ class Planner(Stage[Seed, PlannedEdit]):
                     instruction=instruction,
                 ),
                 counterfactual=counterfactual,
-                regions=_regions(seed, target, plan),
+                regions=_regions(record, target, plan),
             )
         ]
 

@@ -8,14 +8,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from schemas.ids import row_seed
 from schemas.records import Drop, Reason, ScoredCandidate
-from stages.base import Backend, Stage
-from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling, Unanswered
+from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling
 from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import ChatStage
 from stages.wording import differing_words, tokenize
-
-NAME = "questioner"
 
 
 class QuestionForm(Form):
@@ -26,7 +23,7 @@ class QuestionForm(Form):
 
 
 @dataclass(frozen=True)
-class Questioner(Stage[ScoredCandidate, ScoredCandidate]):
+class Questioner(ChatStage[ScoredCandidate, ScoredCandidate, QuestionForm]):
     """Writes the prompt of pairs whose answers are captions: first text step of MVC.
 
     (arXiv 2502.13928: one conversational question for which both captions are natural answers.)
@@ -35,6 +32,7 @@ class Questioner(Stage[ScoredCandidate, ScoredCandidate]):
 
     consumes: ClassVar[type] = ScoredCandidate
     produces: ClassVar[type] = ScoredCandidate
+    task: ClassVar[str] = "writing the question"
 
     chat: ChatBackend
     """Who asks."""
@@ -47,47 +45,30 @@ class Questioner(Stage[ScoredCandidate, ScoredCandidate]):
         """ValueError for a prompt with other placeholders."""
         self.prompt.require({"chosen", "counterfactual"})
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
+    def ask(self, record: ScoredCandidate) -> Request[QuestionForm]:
+        """A question for both captions."""
+        candidate = record.candidate
+        messages = self.prompt.messages(
+            {"chosen": candidate.texts.chosen, "counterfactual": candidate.counterfactual}
+        )
+        return self.request(messages, QuestionForm, candidate.seed, "questioner")
 
-    def process(
-        self, batch: Sequence[ScoredCandidate]
-    ) -> Sequence[Sequence[ScoredCandidate] | Drop]:
-        """The candidates with their question; BAD_REPLY for one that gives the contrast away."""
-        requests = [
-            Request(
-                self.prompt.messages(
-                    {
-                        "chosen": record.candidate.seed.chosen,
-                        "counterfactual": record.candidate.counterfactual,
-                    }
-                ),
-                QuestionForm,
-                self.sampling,
-                row_seed(record.candidate.seed.run_seed, record.candidate.seed.seed_id, NAME),
-            )
-            for record in batch
-        ]
-        results = self.chat.chat(requests)
-        return [_asked(record, result) for record, result in zip(batch, results, strict=True)]
-
-
-def _asked(
-    record: ScoredCandidate, result: Reply[QuestionForm] | Unanswered
-) -> Sequence[ScoredCandidate] | Drop:
-    if isinstance(result, Unanswered):
-        return result.drop("writing the question")
-    question = " ".join(result.value.question.split())
-    if not question.endswith("?"):
-        return Drop(Reason.BAD_REPLY, f"not a question: {question!r:.200}", result.raw)
-    candidate = record.candidate
-    asked = {token.text.casefold() for token in tokenize(question)}
-    of_chosen, of_other = differing_words(candidate.seed.chosen, candidate.counterfactual or "")
-    # A question may offer both ("left or right?"), but not one of them alone.
-    if bool(of_chosen & asked) != bool(of_other & asked):
-        told = ", ".join(sorted((of_chosen | of_other) & asked))
-        return Drop(Reason.BAD_REPLY, f"the question gives the contrast away: {told}", result.raw)
-    # The input's wrong answer answers the question that was replaced.
-    seed = replace(candidate.seed, prompt=question, rejected=None)
-    return [replace(record, candidate=replace(candidate, seed=seed))]
+    def conclude(
+        self, record: ScoredCandidate, reply: Reply[QuestionForm]
+    ) -> Sequence[ScoredCandidate] | Drop:
+        """The candidate with its question; BAD_REPLY for one that gives the contrast away."""
+        question = " ".join(reply.value.question.split())
+        if not question.endswith("?"):
+            return Drop(Reason.BAD_REPLY, f"not a question: {question!r:.200}", reply.raw)
+        candidate = record.candidate
+        texts = candidate.texts
+        asked = {token.text.casefold() for token in tokenize(question)}
+        of_chosen, of_other = differing_words(texts.chosen, candidate.counterfactual or "")
+        # A question may offer both ("left or right?"), but not one of them alone.
+        if bool(of_chosen & asked) != bool(of_other & asked):
+            told = ", ".join(sorted((of_chosen | of_other) & asked))
+            detail = f"the question gives the contrast away: {told}"
+            return Drop(Reason.BAD_REPLY, detail, reply.raw)
+        # The input's wrong answer belongs to the prompt that was replaced.
+        written = replace(texts, prompt=question, rejected=None)
+        return [replace(record, candidate=replace(candidate, written=written))]

@@ -8,14 +8,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from schemas.ids import row_seed
-from schemas.records import Drop, Reason, ScoredCandidate
-from stages.base import Backend, Stage
-from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling, Unanswered
+from schemas.records import Drop, Reason, ScoredCandidate, Texts
+from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling
 from stages.language.prompting import Prompt, PromptField
+from stages.language.stage import ChatStage
 from stages.wording import difference, differing_words
-
-NAME = "rewriter"
 
 
 class RewriteForm(Form):
@@ -27,7 +24,7 @@ class RewriteForm(Form):
 
 
 @dataclass(frozen=True)
-class Rewriter(Stage[ScoredCandidate, ScoredCandidate]):
+class Rewriter(ChatStage[ScoredCandidate, ScoredCandidate, RewriteForm]):
     """Rephrases question and both captions: second text step of MVC (arXiv 2502.13928).
 
     The contrast must stay: every word in which the captions differed must still be one in which
@@ -36,6 +33,7 @@ class Rewriter(Stage[ScoredCandidate, ScoredCandidate]):
 
     consumes: ClassVar[type] = ScoredCandidate
     produces: ClassVar[type] = ScoredCandidate
+    task: ClassVar[str] = "rewriting the answers"
 
     chat: ChatBackend
     """Who writes."""
@@ -48,67 +46,44 @@ class Rewriter(Stage[ScoredCandidate, ScoredCandidate]):
         """ValueError for a prompt with other placeholders."""
         self.prompt.require({"prompt", "chosen", "counterfactual"})
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
-
-    def process(
-        self, batch: Sequence[ScoredCandidate]
-    ) -> Sequence[Sequence[ScoredCandidate] | Drop]:
-        """The candidates with new texts; CONTRAST_LOST where the answers say something else."""
-        requests = [
-            Request(
-                self.prompt.messages(
-                    {
-                        "prompt": record.candidate.seed.prompt,
-                        "chosen": record.candidate.seed.chosen,
-                        "counterfactual": record.candidate.counterfactual,
-                    }
-                ),
-                RewriteForm,
-                self.sampling,
-                row_seed(record.candidate.seed.run_seed, record.candidate.seed.seed_id, NAME),
-            )
-            for record in batch
-        ]
-        results = self.chat.chat(requests)
-        return [_rewritten(record, result) for record, result in zip(batch, results, strict=True)]
-
-
-def _rewritten(
-    record: ScoredCandidate, result: Reply[RewriteForm] | Unanswered
-) -> Sequence[ScoredCandidate] | Drop:
-    if isinstance(result, Unanswered):
-        return result.drop("rewriting the answers")
-    form, candidate = result.value, record.candidate
-    question, first, second = (
-        " ".join(text.split()) for text in (form.question, form.answer_a, form.answer_b)
-    )
-    if not (question and first and second):
-        return Drop(Reason.BAD_REPLY, "an empty question or answer", result.raw)
-    before = differing_words(candidate.seed.chosen, candidate.counterfactual or "")
-    after = differing_words(first, second)
-    lost = [", ".join(sorted(old - new)) for old, new in zip(before, after, strict=True)]
-    if any(lost) or difference(first, second) is None:
-        words = " / ".join(part for part in lost if part) or "anything"
-        return Drop(
-            Reason.CONTRAST_LOST,
-            f"the answers no longer differ in {words}",
-            result.raw,
+    def ask(self, record: ScoredCandidate) -> Request[RewriteForm]:
+        """Question and both captions, to be rephrased."""
+        candidate = record.candidate
+        messages = self.prompt.messages(
+            {
+                "prompt": candidate.texts.prompt,
+                "chosen": candidate.texts.chosen,
+                "counterfactual": candidate.counterfactual,
+            }
         )
-    captions = {
-        "caption_chosen": candidate.seed.chosen,
-        "caption_counterfactual": candidate.counterfactual or "",
-    }
-    return [
-        replace(
-            record,
-            candidate=replace(
-                candidate,
-                # The input's wrong answer answers the question that was replaced.
-                seed=replace(candidate.seed, prompt=question, chosen=first, rejected=None),
-                counterfactual=second,
-                params={**candidate.params, **captions},
-            ),
+        return self.request(messages, RewriteForm, candidate.seed, "rewriter")
+
+    def conclude(
+        self, record: ScoredCandidate, reply: Reply[RewriteForm]
+    ) -> Sequence[ScoredCandidate] | Drop:
+        """The candidate with new texts; CONTRAST_LOST where the answers say something else."""
+        form, candidate = reply.value, record.candidate
+        question, first, second = (
+            " ".join(text.split()) for text in (form.question, form.answer_a, form.answer_b)
         )
-    ]
+        if not (question and first and second):
+            return Drop(Reason.BAD_REPLY, "an empty question or answer", reply.raw)
+        captions = (candidate.texts.chosen, candidate.counterfactual or "")
+        before, after = differing_words(*captions), differing_words(first, second)
+        lost = [", ".join(sorted(old - new)) for old, new in zip(before, after, strict=True)]
+        if any(lost) or difference(first, second) is None:
+            words = " / ".join(part for part in lost if part) or "anything"
+            detail = f"the answers no longer differ in {words}"
+            return Drop(Reason.CONTRAST_LOST, detail, reply.raw)
+        rewritten = replace(
+            candidate,
+            # The input's wrong answer belongs to the prompt that was replaced.
+            written=Texts(prompt=question, chosen=first, rejected=None),
+            counterfactual=second,
+            params={
+                **candidate.params,
+                "caption_chosen": captions[0],
+                "caption_counterfactual": captions[1],
+            },
+        )
+        return [replace(record, candidate=rewritten)]

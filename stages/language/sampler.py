@@ -9,15 +9,14 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from schemas.ids import row_seed
 from schemas.records import Drop, Reason, Seed
 from schemas.texts import Sampled, SampledAnswer
-from stages.base import Backend, Stage
 from stages.language.chat import ChatBackend, Message, Reply, Request, Sampling, Unanswered
+from stages.language.stage import ManyRequestsStage
 
 
 @dataclass(frozen=True)
-class Sampler(Stage[Seed, Sampled]):
+class Sampler(ManyRequestsStage[Seed, Sampled, str]):
     """Puts the image and the prompt to the model several times, each time with another seed.
 
     OViP (arXiv 2505.15963) draws 16 samples at temperature 1.2 and top-p 0.8, of at most 256
@@ -45,37 +44,23 @@ class Sampler(Stage[Seed, Sampled]):
                 "above 0, or samples to 1"
             )
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
-
-    def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Sampled] | Drop]:
-        """The different answers of each seed; a drop where no sample came to anything."""
-        requests = [
-            Request(
-                (Message("user", (seed.image, seed.prompt)),),
-                str,
-                self.sampling,
-                row_seed(seed.run_seed, seed.seed_id, "sampler", sample),
-            )
-            for seed in batch
-            for sample in range(self.samples)
-        ]
-        results = self.chat.chat(requests)
+    def ask_all(self, record: Seed) -> Sequence[Request[str]]:
+        """The row's own prompt, once for each sample."""
+        messages = (Message("user", (record.image, record.prompt)),)
         return [
-            self._sampled(seed, results[i * self.samples : (i + 1) * self.samples])
-            for i, seed in enumerate(batch)
+            self.request(messages, str, record, "sampler", sample) for sample in range(self.samples)
         ]
 
-    def _sampled(
-        self, seed: Seed, results: Sequence[Reply[str] | Unanswered]
+    def conclude_all(
+        self, record: Seed, replies: Sequence[Reply[str] | Unanswered]
     ) -> Sequence[Sampled] | Drop:
+        """The different answers; a drop where no sample gave one."""
         # A Counter keeps the order in which its keys first came.
-        counts = Counter(r.value for r in results if isinstance(r, Reply) and r.value)
+        counts = Counter(r.value for r in replies if isinstance(r, Reply) and r.value)
         if counts:
             answers = tuple(SampledAnswer(text, times) for text, times in counts.items())
-            return [Sampled(seed, answers, self.samples)]
-        failed = [result for result in results if isinstance(result, Unanswered)]
+            return [Sampled(record, answers, self.samples)]
+        failed = [reply for reply in replies if isinstance(reply, Unanswered)]
         if failed:
             return failed[0].drop(f"all {self.samples} samples failed, the first")
         return Drop(Reason.BAD_REPLY, f"all {self.samples} samples are empty")

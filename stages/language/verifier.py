@@ -9,14 +9,14 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 from schemas.records import Drop, ScoredCandidate, Verdict, VerifiedCandidate
-from stages.base import Backend, Stage
-from stages.language.chat import ChatBackend, Sampling
+from stages.language.chat import ChatBackend, Reply, Request, Sampling, Unanswered
 from stages.language.prompting import Prompt, PromptField
-from stages.language.votes import Checker, Mode
+from stages.language.stage import ManyRequestsStage
+from stages.language.votes import Checker, Findings, Mode
 
 
 @dataclass(frozen=True)
-class ChatVerifier(Stage[ScoredCandidate, VerifiedCandidate]):
+class ChatVerifier(ManyRequestsStage[ScoredCandidate, VerifiedCandidate, Findings]):
     """Asks for votes and goes by the majority.
 
     A vote is for the pair if it finds that the change was made and nothing else, that `chosen` is
@@ -45,26 +45,20 @@ class ChatVerifier(Stage[ScoredCandidate, VerifiedCandidate]):
         """ValueError for settings that cannot work together."""
         self._checker()
 
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
+    def ask_all(self, record: ScoredCandidate) -> Sequence[Request[Findings]]:
+        """The votes on a candidate."""
+        return self._checker().requests(record.candidate, "chat_verifier")
 
-    def process(
-        self, batch: Sequence[ScoredCandidate]
-    ) -> Sequence[Sequence[VerifiedCandidate] | Drop]:
-        """The verified candidates; REFUTED with the replies as evidence, or what kept the model."""
-        ballots = self._checker().ballots([r.candidate for r in batch], "chat_verifier")
-        outcomes: list[Sequence[VerifiedCandidate] | Drop] = []
-        for record, ballot in zip(batch, ballots, strict=True):
-            if not ballot.accepted:
-                outcomes.append(ballot.drop())
-                continue
-            votes = {"votes_for": float(ballot.votes_for), "votes": float(ballot.votes)}
-            verdict = Verdict(accepted=True, verifier=self.chat.model, detail=ballot.detail)
-            outcomes.append(
-                [VerifiedCandidate(record.candidate, {**record.scores, **votes}, verdict)]
-            )
-        return outcomes
+    def conclude_all(
+        self, record: ScoredCandidate, replies: Sequence[Reply[Findings] | Unanswered]
+    ) -> Sequence[VerifiedCandidate] | Drop:
+        """The verified candidate; REFUTED with the replies as evidence, or why none came."""
+        ballot = self._checker().ballot(record.candidate, replies)
+        if not ballot.accepted:
+            return ballot.drop()
+        votes = {"votes_for": float(ballot.votes_for), "votes": float(ballot.votes)}
+        verdict = Verdict(accepted=True, verifier=self.chat.model, detail=ballot.detail)
+        return [VerifiedCandidate(record.candidate, {**record.scores, **votes}, verdict)]
 
     def _checker(self) -> Checker:
-        return Checker(self.chat, self.prompt, self.sampling, self.votes, self.mode)
+        return Checker(self.prompt, self.sampling, self.votes, self.mode)

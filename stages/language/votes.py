@@ -15,7 +15,7 @@ from pydantic import Field
 
 from schemas.ids import row_seed
 from schemas.records import Candidate, Drop, Reason
-from stages.language.chat import ChatBackend, Form, Reply, Request, Sampling, Unanswered
+from stages.language.chat import Form, Reply, Request, Sampling, Unanswered
 from stages.language.prompting import Prompt, Values
 
 Mode = Literal["edit", "pair", "contradiction"]
@@ -120,12 +120,10 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Checker:
-    """Who checks candidates, and how often. Built by a stage from its own settings."""
+    """How candidates are checked. Built by a stage from its own settings."""
 
-    chat: ChatBackend
-    """The model; already open."""
     prompt: Prompt
-    """What it is told."""
+    """What the model is told."""
     sampling: Sampling
     """How replies are drawn."""
     votes: int
@@ -148,37 +146,29 @@ class Checker:
                 "set a temperature above 0, or votes to 1"
             )
 
-    def ballots(
-        self, candidates: Sequence[Candidate], stage: str, attempt: int = 0
-    ) -> list[Ballot]:
-        """One ballot per candidate, in order.
+    def requests(
+        self, candidate: Candidate, stage: str, attempt: int = 0
+    ) -> list[Request[Findings]]:
+        """The votes to ask for.
 
         `stage` is the name of the stage that asks; with `attempt` it sets the seeds of the votes.
         """
-        form = _FORMS[self.mode]
-        requests = [
+        seed, first = candidate.seed, attempt * self.votes
+        return [
             Request(
                 self.prompt.messages(_values(candidate)),
-                form,
+                _FORMS[self.mode],
                 self.sampling,
-                row_seed(
-                    candidate.seed.run_seed,
-                    candidate.seed.seed_id,
-                    f"{stage}:vote",
-                    attempt * self.votes + vote,
-                ),
+                row_seed(seed.run_seed, seed.seed_id, f"{stage}:vote", number),
             )
-            for candidate in candidates
-            for vote in range(self.votes)
+            for number in range(first, first + self.votes)
         ]
-        results = self.chat.chat(requests)
-        return [
-            _ballot(
-                results[i * self.votes : (i + 1) * self.votes],
-                has_counterfactual=candidate.counterfactual is not None,
-            )
-            for i, candidate in enumerate(candidates)
-        ]
+
+    def ballot(
+        self, candidate: Candidate, replies: Sequence[Reply[Findings] | Unanswered]
+    ) -> Ballot:
+        """The replies to `requests`, counted."""
+        return _ballot(replies, has_counterfactual=candidate.counterfactual is not None)
 
 
 def _values(candidate: Candidate) -> Values:
@@ -186,8 +176,8 @@ def _values(candidate: Candidate) -> Values:
     return {
         "chosen_image": candidate.chosen_image,
         "rejected_image": candidate.rejected_image,
-        "prompt": candidate.seed.prompt,
-        "chosen": candidate.seed.chosen,
+        "prompt": candidate.texts.prompt,
+        "chosen": candidate.texts.chosen,
         "counterfactual": candidate.counterfactual,
         "instruction": contrast.instruction,
         "target": contrast.target,

@@ -1,7 +1,7 @@
-"""Tags that name no thing which could be taken out of an image, as taggers give them.
+"""Tags of taggers that do not name a thing which one could take out of an image.
 
-After the tags of RAM and what detectors make of them: places and scenes, what has no limits of its
-own, qualities and colours, weather and times, what the image is and what people do in it.
+Chosen from the tags of RAM, by what detectors make of them: places and scenes, what has no limits
+of its own, qualities and colours, weather and times, what the image is, what people do in it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ art | artwork | close-up | collage | illustration | image | photo | photography 
 portrait | screenshot | selfie | still life | text
 """
 
-_DOINGS = """
+_ACTIONS = """
 attach | balance | bend | carry | catch | celebrate | chase | cheer | climb | cook | cut
 dance | dive | drive | eat | fill | float | fly | game | gather | graze | hang | hold | hug
 jump | kick | kneel | laugh | lay | lead to | lean | lie | lift | line up | look | move
@@ -60,7 +60,7 @@ swim | take | talk | throw | touch | travel | turn | use | walk | walking | wash
 
 SCENE_TAGS: tuple[str, ...] = tuple(
     name.strip()
-    for group in (_PLACES, _WITHOUT_LIMITS, _QUALITIES, _TIMES, _IMAGES, _DOINGS)
+    for group in (_PLACES, _WITHOUT_LIMITS, _QUALITIES, _TIMES, _IMAGES, _ACTIONS)
     for line in group.strip().splitlines()
     for name in line.split("|")
 )

@@ -24,7 +24,7 @@ class TaggerModel(Model, Protocol):
 
 @dataclass(frozen=True)
 class Tagger(Stage[Seed, Tagged]):
-    """Tags of each image, without those that name no thing.
+    """Tags of each image, without those that do not name a thing.
 
     AdaViP (arXiv 2504.15619) takes all tags of RAM; of these, "sky" and "floor" give holes that
     nothing can fill, and "sit" and "blue" give boxes around anything. A seed whose regions are
@@ -34,7 +34,7 @@ class Tagger(Stage[Seed, Tagged]):
     backend: BackendSettings[TaggerModel]
     """What tags."""
     stop: tuple[str, ...] = SCENE_TAGS
-    """Tags that are left out, in any case: scenes, qualities, doings."""
+    """Tags that are left out, whatever their case: scenes, qualities, actions."""
     min_score: Annotated[float, Ge(0), Le(1)] = 0.0
     """Least confidence of a tag, beyond what the backend asks for."""
     max_tags: Annotated[int, Ge(1)] = 30

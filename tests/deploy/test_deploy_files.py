@@ -19,7 +19,7 @@ import yaml
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env import packaging as ray_packaging
 
-from pipeline.__main__ import _parser
+from pipeline.cli.parser import make_parser
 from pipeline.engine.placement import Placement, load_placement, pool_sizes, split
 from pipeline.errors import UsageError
 from pipeline.recipes.build import load_recipe, shipped_recipes
@@ -37,9 +37,10 @@ def read(name: str) -> Any:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every `python -m pipeline` in a text, lines that go on joined."""
+    """The arguments of every command in a text, lines that go on joined; not those with dots."""
     joined = re.sub(r"\\\n[# ]*", "", text)
-    found = re.findall(r"python -m pipeline (.*?)(?:`|\n|$)", joined)
+    found = re.findall(r"(?:python -m pipeline|(?<=    )nearmiss) (.*?)(?:`|\n|$)", joined)
+    found = [arguments for arguments in found if "..." not in arguments]
     return [shlex.split(arguments, comments=True) for arguments in found]
 
 
@@ -96,7 +97,7 @@ def test_the_written_commands_are_accepted(path):
     found = commands(text)
     assert found
     for arguments in found:
-        parsed = _parser().parse_args(arguments)
+        parsed = make_parser().parse_args(arguments)
         if getattr(parsed, "placement", None):
             load_placement(str(here(parsed.placement)))
         if hasattr(parsed, "recipe"):
@@ -107,7 +108,7 @@ def test_the_job_starts_with_room_for_its_placement():
     """KubeRay submits once the least number of workers is there; the run sizes its pools then."""
     spec = read("rayjob.yaml")["spec"]
     (arguments,) = commands(spec["entrypoint"])
-    placement = load_placement(str(here(_parser().parse_args(arguments).placement)))
+    placement = load_placement(str(here(make_parser().parse_args(arguments).placement)))
     cluster = spec["rayClusterSpec"]
     cpus = 0.0
     for group in cluster["workerGroupSpecs"]:
@@ -227,7 +228,7 @@ def test_the_slurm_script_and_its_arguments(tmp_path):
     assert "--nodes=7 " in workers
     assert "ray start --address=" in workers
     (driver_line,) = (line for line in lines if line.startswith("python -m pipeline"))
-    parsed = _parser().parse_args(shlex.split(driver_line)[3:])
+    parsed = make_parser().parse_args(shlex.split(driver_line)[3:])
     assert (parsed.recipe, parsed.output) == ("removal-cpu", "/data/runs/coco-removal")
     load_placement(str(ROOT / parsed.placement))
 

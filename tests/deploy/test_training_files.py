@@ -11,7 +11,7 @@ import pytest
 import ray
 import yaml
 
-from trainer.__main__ import _parser
+from pipeline.cli.parser import make_parser
 from trainer.settings import Source, load_settings, presets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,11 +19,12 @@ DOCUMENTS = ["README.md", "trainer/README.md", "deploy/README.md", "deploy/train
 
 
 def commands(text: str) -> list[Any]:
-    """Every `python -m trainer` in a text, parsed; those with dots for arguments left out."""
+    """Every command of the trainer in a text, parsed; those with dots for arguments left out."""
     joined = re.sub(r"\\\n[# ]*", "", text)
-    found = re.findall(r"python -m trainer (.*?)(?:`|\n|$)", joined)
+    own = r"(?:python -m trainer|nearmiss(?= train| precompute| evaluate| merge| export-eval))"
+    found = re.findall(own + r" (.*?)(?:`|\n|$)", joined)
     return [
-        _parser().parse_args(shlex.split(arguments, comments=True))
+        make_parser().parse_args(shlex.split(arguments, comments=True))
         for arguments in found
         if "..." not in arguments and " " in arguments
     ]

@@ -43,7 +43,7 @@ def call_outside(*args: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=500,
     )
 
 
@@ -316,7 +316,7 @@ def test_a_line_that_is_no_row(good, line, words):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ("chosen=answer", ["no column 'answer'", "seeds.jsonl", "prompt"]),
+        ("chosen=answer", ["unknown column 'answer'", "seeds.jsonl", "prompt"]),
         ("chosne=answer", ["chosne"]),
         ("chosen", ["--columns chosen", "field=column"]),
         ("preset=none", ["none"]),

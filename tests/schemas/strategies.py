@@ -21,6 +21,7 @@ from schemas.records import (
     SeedRef,
     Span,
     SpannedCandidate,
+    Texts,
     Verdict,
     VerifiedCandidate,
 )
@@ -93,6 +94,7 @@ candidates = st.builds(
     rejected_image=images,
     counterfactual=st.none() | texts,
     params=st.dictionaries(texts, texts, max_size=2),
+    written=st.none() | st.builds(Texts, texts, texts, st.none() | texts),
 )
 scores = st.dictionaries(texts, finite, max_size=3)
 scored = st.builds(ScoredCandidate, candidate=candidates, scores=scores)
@@ -102,5 +104,9 @@ span_tuples = st.lists(st.builds(Span, st.integers(0, 99), st.integers(0, 99)), 
     tuple
 )
 spanned = st.builds(
-    SpannedCandidate, verified=verified, chosen_spans=span_tuples, counterfactual_spans=span_tuples
+    SpannedCandidate,
+    verified=verified,
+    chosen_spans=span_tuples,
+    counterfactual_spans=span_tuples,
+    rejected_spans=st.none() | span_tuples,
 )

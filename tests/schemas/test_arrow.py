@@ -71,13 +71,12 @@ def test_an_accepted_outcome_is_a_pair(record):
     assert pair.regions == candidate.regions
     assert pair.scores == record.verified.scores
     assert pair.chosen_spans == record.chosen_spans
+    assert pair.rejected_spans == record.rejected_spans
     assert pair.provenance.params == candidate.params
     assert pair.provenance.steps == ORIGIN.steps
-    assert (pair.recipe, pair.prompt, pair.seed_id) == (
-        "flip",
-        candidate.seed.prompt,
-        candidate.seed.seed_id,
-    )
+    assert (pair.recipe, pair.seed_id) == ("flip", candidate.seed.seed_id)
+    texts = candidate.written or candidate.seed
+    assert (pair.prompt, pair.chosen, pair.rejected) == (texts.prompt, texts.chosen, texts.rejected)
 
 
 @given(own.spanned, st.binary(min_size=1, max_size=4))
@@ -118,7 +117,7 @@ def test_reasons_and_columns_are_a_published_format():
     assert OUTCOME_SCHEMA.names == [
         "status", "reason", "detail", "evidence", "stage", "pair_id", "seed_id", "chosen_image",
         "rejected_image", "prompt", "chosen", "rejected", "counterfactual", "chosen_spans",
-        "counterfactual_spans", "recipe", "contrast", "regions", "scores", "verdict",
-        "provenance", "source", "license",
+        "counterfactual_spans", "rejected_spans", "recipe", "contrast", "regions", "scores",
+        "verdict", "provenance", "source", "license",
     ]  # fmt: skip
     assert all(reason.value == reason.name.lower() for reason in Reason)

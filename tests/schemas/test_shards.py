@@ -163,7 +163,8 @@ def features() -> datasets.Features:
     return datasets.Features({
         "pair_id": text, "seed_id": text, "chosen_image": image, "rejected_image": image,
         "prompt": text, "chosen": text, "rejected": text, "counterfactual": text,
-        "chosen_spans": spans, "counterfactual_spans": spans, "recipe": text,
+        "chosen_spans": spans, "counterfactual_spans": spans, "rejected_spans": spans,
+        "recipe": text,
         "contrast": {"kind": text, "target": text, "replacement": text, "instruction": text},
         "regions": datasets.List(region),
         "scores": datasets.List({"name": text, "value": real}),

@@ -55,6 +55,7 @@ def a_pair(number: int, **changes: object) -> Pair:
         "counterfactual": f"The ring is red.{more}",
         "chosen_spans": (Span(12, 18),),
         "counterfactual_spans": (Span(12, 15),),
+        "rejected_spans": (Span(0, 44),),
         "recipe": "recolor-cpu",
         "contrast": Contrast(Kind.ATTRIBUTE, "purple ring", "red ring", "recolor the ring red"),
         "regions": (Region("purple ring", Box(1, 1, 9, 9)),),

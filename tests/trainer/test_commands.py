@@ -141,7 +141,7 @@ def test_bad_usage_is_one_line_and_status_2(arguments, said, known, capsys):
     more = ["--set", "machine.device=cpu"] if arguments[0] == "train" else []
     assert main([*(known.get(a, a) for a in arguments), *more]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert line.startswith("trainer: ")
+    assert line.startswith("nearmiss: ")
     assert said in line
 
 
@@ -149,7 +149,7 @@ def test_arguments_are_checked_at_once(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", "run", "--mod", "x"])
     assert caught.value.code == 2
-    assert "trainer: " in capsys.readouterr().err
+    assert "nearmiss: " in capsys.readouterr().err
 
 
 def test_trouble_is_status_1(real_run, checkpoint, tmp_path, capsys):

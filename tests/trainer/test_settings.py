@@ -64,8 +64,9 @@ def test_the_micro_batch_decides_where_rows_are_mixed(preset, override, decides)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("loss.bta=1", "loss.dpo.bta: unknown key"),
-        ("loss.name=foo", "'icvco'"),
+        ("loss.name=mdp", "unknown loss 'mdp'; did you mean mdpo?"),
+        ("loss.bta=1", "loss.dpo: unknown key 'bta'; did you mean beta?"),
+        ("loss.name=foo", "unknown loss 'foo'; known are dpo, "),
         ("loss.beta=-1", "greater than 0"),
         ("optimizer.warmup=2", "less than or equal to 1"),
         ("length=0 epochs", "length"),
@@ -90,7 +91,7 @@ def test_a_slip_is_one_line_that_names_it(override, said):
     ("source", "said"),
     [
         (Source(), "--preset"),
-        (Source("icvc"), "'icvc'; shipped: adavip"),
+        (Source("icvc"), "unknown preset 'icvc'; did you mean icvco?"),
         (Source(file=Path("nowhere.yaml")), "does not exist"),
     ],
 )

@@ -7,10 +7,8 @@ the pair's id and the epoch. A batch is drawn once, and policy and reference rea
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -19,11 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.ids import content_id, row_seed
-from trainer.data.packing import Packed, Reading, pack
+from schemas.records import Span
+from trainer.data.counting import factors
+from trainer.data.draws import Draws, draw_crop, noised
+from trainer.data.packing import Packed, Places, Reading, pack
 from trainer.data.rows import Row
 from trainer.errors import UsageError
 from trainer.families import (
     ANCHORS,
+    AnswerTokens,
     Family,
     ImageFeatures,
     ImageTensors,
@@ -31,39 +33,7 @@ from trainer.families import (
     PromptTokens,
     joined,
 )
-from trainer.losses.views import Answer, Images, View
-
-CROP_AREA = (0.01, 0.2)
-"""Share of the area that a crop keeps, drawn evenly (mDPO: modeling_bunny_phi.py:2358-2364)."""
-CROP_RATIO = (3 / 4, 4 / 3)
-"""Width by height of a crop, its logarithm drawn evenly, as torchvision's RandomResizedCrop."""
-
-
-class CropBox(NamedTuple):
-    """Pixels [left, right) by [top, bottom) of the chosen image."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """What was drawn for a row in an epoch."""
-
-    chosen_first: bool
-    """Whether the chosen image is the first of two."""
-    crop: CropBox | None
-    """What the crop keeps, where a view shows one."""
-
-    def key(self, view: View) -> str:
-        """The draw that this view depends on, as text; "" where it depends on none."""
-        if view.images is Images.BOTH:
-            return "chosen first" if self.chosen_first else "rejected first"
-        if view.images is Images.CROP and self.crop is not None:
-            return "crop " + ",".join(map(str, self.crop))
-        return ""
+from trainer.losses.views import Answer, Images, Quantity, Tokens, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +42,26 @@ class ImageFacts:
 
     entries: Mapping[str, int]
     """How many entries of each tensor are its own."""
+    num_features: int
+    """As in `Pixels`."""
     num_patches: int
     """As in `Pixels`."""
     alone: bool
     """As in `Pixels`."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a model thinks before the tokens whose distributions are compared."""
+
+    states: Tensor
+    """Hidden states [N, H], with gradient where the model learns."""
+    head: Callable[[Tensor], Tensor]
+    """States to logits over the vocabulary."""
+    vocabulary: int
+    """How many logits."""
+    places: Places
+    """Which of the states count in which cell."""
 
 
 @dataclass
@@ -101,6 +87,9 @@ class Batch:
     features: dict[int, tuple[ImageFeatures, ...]] = field(default_factory=dict, compare=False)
     """Encoded images by model, kept by its first forward where they do not depend on what learns,
     so that policy and reference of one set of weights encode them once."""
+    hidden: list[Hidden] = field(default_factory=list, compare=False)
+    """Where views compare distributions: left here by the forward of the policy, then by that of
+    the reference, for `trainer.model.token_kl`."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -164,7 +153,12 @@ class BatchBuilder:
             draws=tuple(draws),
             packed=packed,
             images=tuple(
-                ImageFacts({k: len(x) for k, x in p.tensors.items()}, p.num_patches, p.alone)
+                ImageFacts(
+                    entries={name: len(x) for name, x in p.tensors.items()},
+                    num_features=p.num_features,
+                    num_patches=p.num_patches,
+                    alone=p.alone,
+                )
                 for p in pixels
             ),
             pixels=joined([p.tensors for p in pixels]),
@@ -186,7 +180,7 @@ class BatchBuilder:
                     shown, tokens = 2, num_tokens_of_two
                 case Images.REJECTED:
                     shown, tokens = 1, num_tokens[1]
-                case Images.CHOSEN | Images.CROP:
+                case Images.CHOSEN | Images.CROP | Images.NOISED:
                     shown, tokens = 1, num_tokens[0]
             text = _question(row, prompt_of, chosen_first=True)
             length = self.family.prompt_length(text, shown) + tokens
@@ -197,7 +191,7 @@ class BatchBuilder:
         """What is drawn for the row, and the images that the views show."""
         roles = {role for view in self.views for role in _shown(view)}
         shown: dict[Images, PIL.Image.Image] = {}
-        if roles & {Images.CHOSEN, Images.CROP}:
+        if roles & {Images.CHOSEN, Images.CROP, Images.NOISED}:
             shown[Images.CHOSEN] = decode(row.chosen_image.bytes)
         if Images.REJECTED in roles:
             shown[Images.REJECTED] = decode(row.rejected_image.bytes)
@@ -207,8 +201,10 @@ class BatchBuilder:
             crop = draw_crop(row_seed(self.seed, row.pair_id, "crop", epoch), whole.size)
             # Cut first: `resize(box=)` would let pixels around the box in at its edges.
             shown[Images.CROP] = whole.crop(crop).resize(whole.size, PIL.Image.Resampling.BICUBIC)
+        if Images.NOISED in roles:
+            shown[Images.NOISED] = shown[Images.CHOSEN]
         first = row_seed(self.seed, row.pair_id, "order", epoch) % 2 == 0
-        return Draws(first, crop), shown
+        return Draws(first, crop, row_seed(self.seed, row.pair_id, "noise", epoch)), shown
 
     def _prompts(
         self,
@@ -229,13 +225,17 @@ class BatchBuilder:
                 missing, self.family.pixels([shown[role] for role in missing]), strict=True
             ):
                 numbers[company, role] = len(pixels)
-                pixels.append(made)
+                pixels.append(self._noised(made, draws) if role is Images.NOISED else made)
             here = np.array([numbers[company, role] for role in roles] or [-1])
             text = _question(row, prompt_of, chosen_first=draws.chosen_first)
             prompt = self.family.prompt(text, [pixels[n].ids for n in here if n >= 0])
             placed = np.where(prompt.image >= 0, here[prompt.image], -1)
             found[prompt_of] = PromptTokens(prompt.ids, placed)
         return found
+
+    def _noised(self, pixels: Pixels, draws: Draws) -> Pixels:
+        frames = getattr(self.family.processor.image_processor, "temporal_patch_size", 1)
+        return noised(pixels, draws.noise, frames=frames)
 
     def _readings(
         self,
@@ -248,20 +248,25 @@ class BatchBuilder:
         for prompt_of, answers in _by_prompt(self.views).items():
             prompt = prompts[prompt_of]
             for answer, of_answer in answers.items():
-                spans = _spans(row, answer) if any(v.masked for v in of_answer) else ()
-                tokens = self.family.answer(_text(row, answer), spans)
+                tokens = self._answer(row, answer, of_answer)
                 length = len(prompt.ids) + len(tokens.ids)
                 if length > self.family.context:
                     raise ValueError(
                         f"{length} tokens, and the model was made for {self.family.context}; "
                         "set max_tokens, which leaves such rows out"
                     )
-                cells = tuple(
-                    (first_cell + views.index(view), _factors(view, tokens.marked))
-                    for view in of_answer
-                )
-                found.append(Reading(prompt, tokens.ids, cells))
+                cells: list[tuple[int, NDArray[np.float32]]] = []
+                compared: list[tuple[int, NDArray[np.float32]]] = []
+                for view in of_answer:
+                    other = None if view.against is None else self._answer(row, view.against, ())
+                    cell = (first_cell + views.index(view), factors(view, tokens, other))
+                    (compared if view.quantity is Quantity.KL else cells).append(cell)
+                found.append(Reading(prompt, tokens.ids, tuple(cells), tuple(compared)))
         return found
+
+    def _answer(self, row: Row, answer: Answer, views: Sequence[View]) -> AnswerTokens:
+        spans = _spans(row, answer) if any(v.tokens is Tokens.SPANS for v in views) else ()
+        return self.family.answer(_text(row, answer), spans)
 
 
 _PromptOf = tuple[Images, Images | None]
@@ -270,7 +275,10 @@ _PromptOf = tuple[Images, Images | None]
 
 def row_digest(row: Row) -> str:
     """Content id of all that a row's cells depend on."""
-    spans = [str(x) for s in (row.chosen_spans, row.counterfactual_spans) for x in (*s, "/")]
+    marked = [row.chosen_spans, row.counterfactual_spans]
+    if row.rejected_spans is not None:  # as before where they are not known: old references hold
+        marked.append(row.rejected_spans)
+    spans = [str(x) for s in marked for x in (*s, "/")]
     texts = [repr(x) for x in (row.prompt, row.chosen, row.rejected, row.counterfactual)]
     return content_id(*texts, *spans, row.chosen_image.bytes, row.rejected_image.bytes)
 
@@ -283,19 +291,6 @@ def decode(data: bytes) -> PIL.Image.Image:
     except (OSError, SyntaxError) as error:
         name = type(error).__name__
         raise ValueError(f"its image of {len(data)} bytes cannot be decoded ({name})") from error
-
-
-def draw_crop(seed: int, size: tuple[int, int]) -> CropBox:
-    """A box that keeps 1 to 20 % of an image of (width, height), anywhere in it."""
-    width, height = size
-    random = np.random.Generator(np.random.PCG64(seed))
-    area = random.uniform(*CROP_AREA) * width * height
-    ratio = math.exp(random.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
-    wide = min(width, max(1, round(math.sqrt(area * ratio))))
-    tall = min(height, max(1, round(math.sqrt(area / ratio))))
-    left = int(random.integers(width - wide + 1))
-    top = int(random.integers(height - tall + 1))
-    return CropBox(left, top, left + wide, top + tall)
 
 
 def _by_prompt(views: frozenset[View]) -> dict[_PromptOf, dict[Answer, list[View]]]:
@@ -337,12 +332,6 @@ def _text(row: Row, answer: Answer) -> str:
     return text
 
 
-def _spans(row: Row, answer: Answer) -> Sequence[Any]:
-    return row.chosen_spans if answer is Answer.CHOSEN else row.counterfactual_spans
-
-
-def _factors(view: View, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What each token's log-prob counts for in the view."""
-    counted = marked if view.masked else np.ones(len(marked), bool)
-    share = max(1, int(counted.sum())) if view.average else 1
-    return np.asarray(counted / share, np.float32)
+def _spans(row: Row, answer: Answer) -> Sequence[Span]:
+    spans: Sequence[Span] | None = getattr(row, f"{answer}_spans")
+    return spans or ()

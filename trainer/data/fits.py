@@ -116,7 +116,7 @@ class _Ruler:
         """Whether the views show both images, with edges cut away."""
         roles = {view.images for view in self.builder.views}
         both = Images.BOTH in roles or (
-            Images.REJECTED in roles and bool(roles & {Images.CHOSEN, Images.CROP})
+            Images.REJECTED in roles and bool(roles & {Images.CHOSEN, Images.CROP, Images.NOISED})
         )
         return both and self.builder.family.cuts_edges
 

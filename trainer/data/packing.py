@@ -29,12 +29,30 @@ class Reading:
     """Tokens of the answer with end-of-turn, [A]."""
     cells: tuple[tuple[int, NDArray[np.float32]], ...]
     """Numbers of cells, each with the factor of every answer token's log-prob in it, [A]."""
+    compared: tuple[tuple[int, NDArray[np.float32]], ...] = ()
+    """The same for cells that compare two models' distributions over the vocabulary there."""
 
     @property
     def first_image(self) -> int:
         """Number of the first image shown, -1 for none."""
         images = self.prompt.image
         return int(images[images >= 0][0]) if (images >= 0).any() else -1
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Places in a token row at which something is computed, and the cells to which it is added."""
+
+    reads: Numbers
+    """Places whose hidden states are read, each with its `targets` once, [N]."""
+    targets: Numbers
+    """Tokens that follow there, [N]."""
+    cells: Numbers
+    """Cells to which numbers are added, [K]."""
+    terms: Numbers
+    """Which of the N numbers is added, [K]."""
+    weights: NDArray[np.float32]
+    """With which factor, [K]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +72,31 @@ class Packed:
     tokens before it go, to itself, [S, S]."""
     ways: tuple[tuple[PromptTokens, Numbers], ...]
     """For every reading its prompt, and the places in `ids` of prompt and answer."""
-    reads: Numbers
-    """Places whose hidden states are read, each with its `targets` once, [N]."""
-    targets: Numbers
-    """Tokens whose log-probs are wanted there, [N]."""
-    cells: Numbers
-    """Cells to which log-probs are added, [K]."""
-    terms: Numbers
-    """Which of the N log-probs is added, [K]."""
-    weights: NDArray[np.float32]
-    """With which factor, [K]."""
+    log_probs: Places
+    """Where log-probs of the tokens that follow are wanted."""
+    compared: Places
+    """Where the distribution over the vocabulary is wanted, each place once."""
 
     @property
     def branches(self) -> bool:
         """Whether it is more than one plain row."""
         return len(self.sees) > 1
+
+
+def join(parts: Sequence[Places], starts: Sequence[int]) -> Places:
+    """The places of several token rows that stand one after the other, each from its start on."""
+    before = np.cumsum([0, *(len(p.reads) for p in parts)])
+    return Places(
+        reads=_joined([p.reads + start for p, start in zip(parts, starts, strict=True)]),
+        targets=_joined([p.targets for p in parts]),
+        cells=_joined([p.cells for p in parts]),
+        terms=_joined([p.terms + first for p, first in zip(parts, before, strict=False)]),
+        weights=np.concatenate([np.zeros(0, np.float32), *(p.weights for p in parts)]),
+    )
+
+
+def _joined(parts: Sequence[Numbers]) -> Numbers:
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def pack(readings: Sequence[Reading], *, share: bool) -> list[Packed]:
@@ -90,19 +118,6 @@ def _packed(readings: Sequence[Reading]) -> Packed:
         depth[way] = np.arange(len(way))
     segment, sees = _segments(parents)
     starts = np.flatnonzero((images >= 0) & (np.diff(images, prepend=-1) != 0))
-    pairs: dict[tuple[int, int], int] = {}
-    cells: list[int] = []
-    terms: list[int] = []
-    weights: list[float] = []
-    for reading, way in zip(readings, places, strict=True):
-        before = way[len(reading.prompt.ids) - 1 : -1]
-        for cell, factors in reading.cells:
-            for token in np.flatnonzero(factors):
-                pair = (int(before[token]), int(reading.answer[token]))
-                cells.append(cell)
-                terms.append(pairs.setdefault(pair, len(pairs)))
-                weights.append(float(factors[token]))
-    wanted = np.array(list(pairs), np.int64).reshape(-1, 2)
     return Packed(
         ids=ids,
         depth=depth,
@@ -110,6 +125,33 @@ def _packed(readings: Sequence[Reading]) -> Packed:
         segment=segment,
         sees=sees,
         ways=tuple((r.prompt, way) for r, way in zip(readings, places, strict=True)),
+        log_probs=_places(readings, places, [r.cells for r in readings]),
+        compared=_places(readings, places, [r.compared for r in readings], whole=True),
+    )
+
+
+def _places(
+    readings: Sequence[Reading],
+    ways: Sequence[Numbers],
+    cells_of: Sequence[tuple[tuple[int, NDArray[np.float32]], ...]],
+    *,
+    whole: bool = False,
+) -> Places:
+    """The places of some cells of every reading; of a `whole` distribution no token is wanted."""
+    pairs: dict[tuple[int, int], int] = {}
+    cells: list[int] = []
+    terms: list[int] = []
+    weights: list[float] = []
+    for reading, way, of_reading in zip(readings, ways, cells_of, strict=True):
+        before = way[len(reading.prompt.ids) - 1 : -1]
+        for cell, factors in of_reading:
+            for token in np.flatnonzero(factors):
+                pair = (int(before[token]), 0 if whole else int(reading.answer[token]))
+                cells.append(cell)
+                terms.append(pairs.setdefault(pair, len(pairs)))
+                weights.append(float(factors[token]))
+    wanted = np.array(list(pairs), np.int64).reshape(-1, 2)
+    return Places(
         reads=wanted[:, 0],
         targets=wanted[:, 1],
         cells=np.array(cells, np.int64),

@@ -37,10 +37,18 @@ MANY_ROWS = 20
 """Pairs that one source image may well have."""
 
 _TEXTS = ("prompt", "chosen", "rejected", "counterfactual")
-_SPANS = {"chosen_spans": "chosen", "counterfactual_spans": "counterfactual"}
+_SPANS = {
+    "chosen_spans": "chosen",
+    "counterfactual_spans": "counterfactual",
+    "rejected_spans": "rejected",
+}
+_SINCE = {"rejected_spans": 3}
+"""Columns that files of an older schema lack, and the schema that brought them."""
+_READABLE = range(2, SCHEMA_VERSION + 1)
+"""Schema versions that are read."""
 _IMAGES = ("chosen_image", "rejected_image")
 _OUTSIDE = "spans inside the answer"
-_CHECKED = (*_TEXTS, *_SPANS, *_IMAGES, _OUTSIDE)
+_CHECKED = (*_TEXTS, *_SPANS, *_IMAGES, *(f"{name} inside" for name in _SPANS))
 """What a row may lack; bit i of a row's index entry says that it lacks the i-th."""
 
 _INDEX_COLUMNS = (
@@ -72,6 +80,8 @@ class Row:
     chosen_spans: tuple[Span, ...]
     """As in `Pair`."""
     counterfactual_spans: tuple[Span, ...]
+    """As in `Pair`."""
+    rejected_spans: tuple[Span, ...] | None
     """As in `Pair`."""
     contrast: Contrast
     """As in `Pair`."""
@@ -180,16 +190,24 @@ class Rows:
     def usable(self, needs: Iterable[str], what: str) -> tuple[Rows, Census]:
         """The rows that have what `needs` names (a loss's `needs`), and a report for a person.
 
-        Of two columns of spans one may be empty: a pure insertion has none on one side. `what`
-        names who needs it, for messages. Raises UsageError where no row is left.
+        Of several columns of spans some may be empty: a pure insertion has none on one side. `what`
+        names who needs it, for messages. Raises UsageError where no row is left, and for files of
+        an older schema that lack a column which is needed.
         """
         needs = frozenset(needs)
+        for name in sorted(needs & set(_SINCE)):
+            if old := next((f for f in self._files if name not in f.schema.names), None):
+                raise UsageError(
+                    f"{old.name} has schema version {old.version}, and {what} needs {name}, which "
+                    f"runs have from version {_SINCE[name]} on; make the run again, or take a loss "
+                    "that does not need it"
+                )
         lacks = self._index.lacks[self._numbers]
         spans = sorted(needs & set(_SPANS))
         lacking = {name: _bit(lacks, name) for name in sorted(needs - set(spans))}
         if spans:
             lacking["spans"] = np.all([_bit(lacks, name) for name in spans], axis=0)
-            lacking[_OUTSIDE] = _bit(lacks, _OUTSIDE)
+            lacking[_OUTSIDE] = np.any([_bit(lacks, f"{name} inside") for name in spans], axis=0)
         bad = np.any([*lacking.values(), np.zeros(len(self), bool)], axis=0)
         counts = {name: int(mask.sum()) for name, mask in lacking.items() if mask.any()}
         census = Census(what, needs, len(self), len(self) - int(bad.sum()), counts)
@@ -236,12 +254,14 @@ class Census:
 def _check(file: ShardFile) -> None:
     """UsageError unless the file holds pairs of this schema version."""
     wanted = schema_of(Pair)
-    if file.version != str(SCHEMA_VERSION):
+    if file.version not in map(str, _READABLE):
         raise UsageError(
-            f"{file.name} has schema version {file.version}, this code reads {SCHEMA_VERSION}; "
+            f"{file.name} has schema version {file.version}, this code reads "
+            f"{' and '.join(map(str, _READABLE))}; "
             "give runs of this version of the pipeline, not exports or files that were rewritten"
         )
-    needed = [*schema_of(Row).names, "provenance"]
+    later = {name for name, since in _SINCE.items() if int(file.version) < since}
+    needed = [name for name in (*schema_of(Row).names, "provenance") if name not in later]
     missing = [name for name in needed if name not in file.schema.names]
     if missing:
         raise UsageError(
@@ -258,10 +278,14 @@ def _read(file: ShardFile, group: int, columns: Sequence[str]) -> pa.Table:
     try:
         with pq.ParquetFile(file.path, memory_map=True, page_checksum_verification=True) as source:
             # Threads of Arrow do not outlive a fork, and readers are often forked.
-            return source.read_row_group(group, list(columns), use_threads=False)
+            table = source.read_row_group(group, list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         message = " ".join(str(error).split())
         raise UsageError(f"{file.name}, row group {group}, cannot be read: {message}") from error
+    for name in set(columns) & set(_SINCE) - set(table.column_names):
+        kind = schema_of(Pair).field(name).type
+        table = table.append_column(name, pa.nulls(table.num_rows, kind))
+    return table
 
 
 def _build_index(files: Sequence[ShardFile]) -> _Index:
@@ -321,7 +345,8 @@ def _lacks(table: pa.Table) -> NDArray[np.uint16]:
         spans, texts = table[name].to_pylist(), table[answer].to_pylist()
         mark(name, np.array([not row for row in spans], dtype=bool))
         pairs = zip(spans, texts, strict=True)
-        mark(_OUTSIDE, np.array([not _inside(row or (), text) for row, text in pairs], dtype=bool))
+        outside = [not _inside(row or (), text) for row, text in pairs]
+        mark(f"{name} inside", np.array(outside, dtype=bool))
     return found
 
 

@@ -16,7 +16,7 @@ from trainer.data.rows import Row, Rows
 from trainer.evaluate import pope, probe
 from trainer.families import Family
 from trainer.losses import LogProbs
-from trainer.losses.views import Answer, Images, View, columns
+from trainer.losses.views import Answer, Images, Tokens, View, columns
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +128,8 @@ def _answers(rows: Rows, asked: Sequence[pope.Question], judge: Judge) -> list[b
     number = {pair_id: i for i, pair_id in enumerate(rows.pair_ids)}
     said: dict[pope.Question, bool] = {}
     for shown in (Images.CHOSEN, Images.REJECTED):
-        yes = View(shown, Answer.CHOSEN, masked=True)
-        no = View(shown, Answer.COUNTERFACTUAL, masked=True)
+        yes = View(shown, Answer.CHOSEN, Tokens.SPANS)
+        no = View(shown, Answer.COUNTERFACTUAL, Tokens.SPANS)
         some = [question for question in asked if question.shown is shown]
         spoken = (_question_row(rows[number[q.pair_id]], q) for q in some)
         for question, cells in zip(some, judge.ask(frozenset({yes, no}), spoken), strict=True):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.records import Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class AnswerTokens:
 
 
 def answer_tokens(
-    tokenizer: Any, text: str, spans: Iterable[Span], end_of_turn: int
+    tokenizer: PreTrainedTokenizerBase, text: str, spans: Iterable[Span], end_of_turn: int
 ) -> AnswerTokens:
     """Tokens of an answer, tokenised alone, then the end-of-turn token.
 

@@ -26,7 +26,7 @@ from schemas.records import Span
 from trainer.errors import UsageError
 from trainer.families.answers import AnswerTokens, answer_tokens
 from trainer.families.inputs import ImageFeatures, ImageTensors, Pixels, PromptTokens, joined
-from trainer.losses.views import Images, View
+from trainer.losses.views import Images, Tokens, View
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -80,9 +80,6 @@ class Family(ABC):
     that one image is two different inputs."""
     image_settings: ClassVar[Mapping[str, bool]] = {}
     """What the processor's own call asks of its image processor, beyond the latter's settings."""
-    answer_lead: ClassVar[str] = ""
-    """What the template writes between the generation prompt and an answer, where the tokenizer
-    joins it to the answer's first word."""
     language_model: ClassVar[str] = "language_model"
     """Name of the language model in the model without its head."""
     vision_tower: ClassVar[str] = "vision_tower"
@@ -99,6 +96,9 @@ class Family(ABC):
     end_of_turn: int
     """Token after every answer: what the chat template writes there, or else the tokenizer's
     end-of-sequence token (LLaVA-1.5's template writes nothing)."""
+    answer_lead: str = ""
+    """What the chat template writes between the generation prompt and an answer, where the tokens
+    of a conversation want it before the answer: a space with Idefics3, else mostly nothing."""
 
     # What a family says of its inputs.
 
@@ -231,7 +231,7 @@ class Family(ABC):
                 f"which was trained on one image a prompt; take {', '.join(others[:-1])} or "
                 f"{others[-1]}, or a loss that shows one"
             )
-        if any(v.masked for v in views) and not self.tokenizer.is_fast:
+        if any(v.tokens is Tokens.SPANS for v in views) and not self.tokenizer.is_fast:
             raise UsageError(
                 f"{what} counts the tokens that differ, and the tokenizer of {self.model} "
                 f"({type(self.tokenizer).__name__}) does not say which characters a token is; "
@@ -269,6 +269,15 @@ class Family(ABC):
             marks += [np.full(len(x), number - 1) for x in own]
             marks.append(np.full(len(piece) - len(own), -1))
         return PromptTokens(np.concatenate(found), np.concatenate(marks))
+
+    def text_ids(self, rendered: str) -> NDArray[np.int64]:
+        """Tokens of what the chat template wrote, with a start token where the tokenizer has one.
+
+        As transformers does: a template that writes the start token itself gets no second one.
+        """
+        bos = self.tokenizer.bos_token
+        twice = bos is not None and rendered.startswith(bos)
+        return np.array(self.tokenizer(rendered, add_special_tokens=not twice)["input_ids"])
 
     def prompt_length(self, text: str, num_images: int) -> int:
         """Tokens of a prompt, those of its images not counted; ValueError as for `prompt`."""
@@ -309,17 +318,13 @@ class Family(ABC):
         for number in range(len(group)):
             tensors = self.image_tensors(made, number)
             ids = self.image_ids(made, number)
-            found.append(Pixels(tensors, ids, self.num_patches(tensors), alone))
+            features = int((ids == self.processor.image_token_id).sum())
+            found.append(Pixels(tensors, ids, features, self.num_patches(tensors), alone))
         return found
 
     def _text_ids(self, text: str, num_images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The prompt's tokens with one placeholder an image, and the places of those."""
-        rendered = self.prompt_text(text, num_images)
-        bos = self.tokenizer.bos_token
-        # As transformers does: a template that writes the start token itself gets no second one.
-        twice = bos is not None and rendered.startswith(bos)
-        encoded = self.tokenizer(rendered, add_special_tokens=not twice)["input_ids"]
-        ids = np.array(encoded, np.int64)
+        ids = self.text_ids(self.prompt_text(text, num_images))
         places = np.flatnonzero(ids == self.processor.image_token_id)
         if len(places) != num_images:
             raise ValueError(

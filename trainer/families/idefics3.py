@@ -26,8 +26,6 @@ class Idefics3(Family):
     evaluators = Evaluators("huggingface", "SmolVLM")
     # With them the image processor says how many rows and columns there are.
     image_settings: ClassVar = {"return_row_col_info": True}
-    # The template ends with "Assistant:" and writes a space before an answer.
-    answer_lead = " "
     language_model = "text_model"
     vision_tower = "vision_model"
     projector = "connector"

@@ -24,6 +24,8 @@ class Pixels:
     ids: NDArray[np.int64]
     """The tokens that stand for it in a prompt: placeholders, one for each of its features, and
     where the family has them the tokens around and between its tiles."""
+    num_features: int
+    """Placeholders among them, each of which takes one feature of the image."""
     num_patches: int
     """Patches that the vision tower makes of it, over all tiles."""
     alone: bool

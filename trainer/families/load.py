@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from schemas.names import unknown
 from trainer.errors import UsageError
@@ -66,7 +69,7 @@ def load_family(model: str, revision: str | None = None) -> Family:
         raise UsageError(f"{model} has no chat template; add chat_template.jinja to it")
     family = kind(model, config, processor, _end_of_turn(processor, model))
     _check_template(family)
-    return family
+    return replace(family, answer_lead=_answer_lead(family))
 
 
 def _model_types() -> list[str]:
@@ -94,6 +97,31 @@ def _check_template(family: Family) -> None:
             f"the chat template of {family.model} writes an image placeholder where there is no "
             "image; mend chat_template.jinja"
         )
+
+
+def _answer_lead(family: Family) -> str:
+    """What must stand before an answer so that it has the tokens of the whole conversation.
+
+    Answers are tokenised alone, so mostly nothing: prompts end with a line break or a special
+    token, and SentencePiece writes the space before a word itself. But a byte-level tokenizer
+    joins a space that the template writes after "Assistant:" to the answer's first word.
+    """
+    turns = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", "?"), ("assistant", MARK))
+    ]
+    whole = family.processor.apply_chat_template(turns)
+    prompt = family.prompt_text("?", 0)
+    between, found, _ = whole.removeprefix(prompt).partition(MARK)
+    if not between or not found or not whole.startswith(prompt):
+        return ""
+    wanted = family.text_ids(whole)
+    for lead in ("", between):
+        answer = replace(family, answer_lead=lead).answer(MARK).ids[:-1]
+        ours = np.concatenate([family.prompt("?", []).ids, answer])
+        if np.array_equal(wanted[: len(ours)], ours):
+            return lead
+    return ""
 
 
 def _end_of_turn(processor: ProcessorMixin, model: str) -> int:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.losses.views import View, columns
+from trainer.losses.views import View, columns, of_log_probs
 
 LogProbs = Mapping[View, Tensor]
-"""Log-probabilities of a batch by view: each [B], float32, summed over the counted tokens."""
+"""The cells of a batch by view: each [B], float32, what the view's `quantity` says."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class PreferenceLoss(ABC):
 
     @property
     def reference_views(self) -> frozenset[View]:
-        """The cells whose reference it reads, too."""
-        return self.views
+        """The cells whose reference it reads, too: by default all that hold log-probs."""
+        return of_log_probs(self.views)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -63,7 +63,7 @@ class PreferenceLoss(ABC):
 
 
 def log_ratios(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> dict[View, Tensor]:
-    """Policy minus reference log-probs of every view of the loss: [B], at least float32.
+    """Policy minus reference log-probs of every such view of the loss: [B], at least float32.
 
     Cast up before the subtraction: two sums of hundreds of nats differ by few, which bfloat16
     cannot hold.
@@ -71,7 +71,7 @@ def log_ratios(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> d
     check(loss, policy, reference)
     return {
         view: at_least_float32(policy[view]) - at_least_float32(reference[view]).detach()
-        for view in loss.views
+        for view in of_log_probs(loss.views)
     }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, log_ratios
 from trainer.losses.terms import STRICT, Beta, Term, Weight, combine, logistic, metrics
-from trainer.losses.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, Tokens, View
 
 _BRANCHES = 2
 """The released code takes the mean over single and multi; the paper their sum."""
@@ -159,7 +159,7 @@ class ICVCO(PreferenceLoss):
         single, multi = [], []
         for image, answer in _SIDES:
             wrong = next(a for _, a in _SIDES if a is not answer)
-            single.append((View(image, answer, masked=True), View(image, wrong, masked=True)))
+            single.append((View(image, answer, Tokens.SPANS), View(image, wrong, Tokens.SPANS)))
             multi.append(
                 (
                     View(Images.BOTH, answer, anchor=image),

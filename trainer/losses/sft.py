@@ -9,10 +9,10 @@ from pydantic.dataclasses import dataclass
 
 from trainer.losses.base import LogProbs, LossOutput, PreferenceLoss, at_least_float32, check
 from trainer.losses.terms import STRICT
-from trainer.losses.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, Quantity, View
 
-_OWN = View(Images.CHOSEN, Answer.CHOSEN, average=True)
-_MIRRORED = View(Images.REJECTED, Answer.COUNTERFACTUAL, average=True)
+_OWN = View(Images.CHOSEN, Answer.CHOSEN, quantity=Quantity.MEAN)
+_MIRRORED = View(Images.REJECTED, Answer.COUNTERFACTUAL, quantity=Quantity.MEAN)
 
 
 @dataclass(frozen=True, config=STRICT)

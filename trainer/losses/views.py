@@ -1,9 +1,9 @@
-"""Views: which images were shown, which answer was read. Knows pair columns, not models.
+"""Views: which images were shown, which answer was read, what is made of its tokens.
 
-Every loss of the papers is a function of a small table of log-probabilities, one cell a view. A
-loss names its views (`trainer.losses`), a builder turns a pair and its views into token rows, a
-forward fills the cells. So a view says all that two cells of one pair can differ in, and nothing
-about models, token ids or the order of a batch.
+Every loss of the papers is a function of a small table of numbers, one cell a view. A loss names
+its views (`trainer.losses`), a builder turns a pair and its views into token rows, a forward fills
+the cells. So a view says all that two cells of one pair can differ in, and nothing about models,
+token ids or the order of a batch. Knows pair columns, not models.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ class Images(StrEnum):
     """A random crop of `chosen_image`, resized to its size (mDPO keeps 1 to 20 % of the area).
     One draw per row, the same for policy and reference: mDPO's code draws twice, which puts noise
     into the ratio."""
+    NOISED = "noised"
+    """`chosen_image` under the noise of a diffusion step (CHiP). One draw per row and epoch, the
+    same for policy and reference."""
     BOTH = "both"
     """Both images, then the question, then a sentence that names the first or the second image
     (IC-VCO). Which image comes first is no part of the view: it is drawn once per row and epoch
     from the row's seed, for all views of the row alike, policy and reference alike."""
+
+
+DRAWN = frozenset({Images.CROP, Images.NOISED, Images.BOTH})
+"""What depends on the run's seed and the epoch."""
 
 
 class Answer(StrEnum):
@@ -43,22 +50,54 @@ class Answer(StrEnum):
     """True of the rejected image."""
 
 
+class Tokens(StrEnum):
+    """Which tokens of the answer count."""
+
+    ALL = "all"
+    """All, and the end-of-turn token after them."""
+    SPANS = "spans"
+    """Those that overlap the answer's spans by a character or more; the end-of-turn token does
+    not."""
+    FROM_FIRST_DIFFERENCE = "from_first_difference"
+    """From the first token in which the answer differs from `View.against` to end-of-turn; all
+    where the two answers have the same tokens (V-DPO)."""
+    DIFFERING = "differing"
+    """Those outside the runs of three or more tokens that the answer shares with `View.against`,
+    end-of-turn included (CHiP)."""
+
+
+class Quantity(StrEnum):
+    """What a cell holds, made of the tokens that count."""
+
+    SUM = "sum"
+    """log p(answer | prompt, images): the sum of the tokens' log-probs."""
+    MEAN = "mean"
+    """Their mean; 0 where none count."""
+    KL = "kl"
+    """The sum over the tokens' places of KL(reference || policy) over the whole vocabulary, >= 0.
+    It compares two models, so it is in the policy's table alone."""
+
+
+_OF_TWO = (Tokens.FROM_FIRST_DIFFERENCE, Tokens.DIFFERING)
+
+
 @dataclass(frozen=True, slots=True)
 class View:
-    """One cell of a pair's table: log p(answer | prompt, images), summed over tokens."""
+    """One cell of a pair's table: by default log p(answer | prompt, images), summed over tokens."""
 
     images: Images
     """What the prompt shows."""
     answer: Answer
     """Which answer is read."""
-    masked: bool = False
-    """False: all tokens of the answer and the end-of-turn token after it count. True: only tokens
-    that overlap the answer's spans by a character or more; the end-of-turn token does not."""
+    tokens: Tokens = Tokens.ALL
+    """Which of its tokens count."""
+    quantity: Quantity = Quantity.SUM
+    """What the cell holds."""
     anchor: Images | None = None
     """For `BOTH` alone: the image that the last sentence of the prompt names, by its role (CHOSEN
     or REJECTED); the row's order makes it "first" or "second"."""
-    average: bool = False
-    """Whether the sum is divided by the number of counted tokens (0 where none count)."""
+    against: Answer | None = None
+    """For tokens that differ: the other answer."""
 
     def __post_init__(self) -> None:
         """Refuse cells that cannot be filled."""
@@ -73,33 +112,44 @@ class View:
                 f"anchor={self.anchor} on a view of images={self.images}: only a view of both "
                 "images names one of them; leave anchor out"
             )
-        if self.masked and self.answer is Answer.REJECTED:
+        of_two = self.tokens in _OF_TWO
+        if of_two is (self.against is None) or self.against is self.answer:
             raise ValueError(
-                "a masked view reads chosen or counterfactual, not rejected: pairs mark the words "
-                "in which those two differ"
+                f"against={self.against} on a view of {self.answer} with tokens={self.tokens}: "
+                f"{' and '.join(_OF_TWO)} name another answer there, the others none"
             )
 
     @property
     def key(self) -> str:
-        """A name that never changes: for columns of side-car files and for messages."""
+        """A name that never changes: for columns of reference files and for messages."""
         shown = str(self.images) if self.anchor is None else f"{self.images}-{self.anchor}"
-        counted = ("-masked" if self.masked else "") + ("-average" if self.average else "")
-        return f"{shown}/{self.answer}{counted}"
+        counted = {Tokens.ALL: "", Tokens.SPANS: "-masked"}.get(
+            self.tokens, f"-{self.tokens}-{self.against}"
+        )
+        held = {Quantity.SUM: "", Quantity.MEAN: "-average"}.get(self.quantity, f"-{self.quantity}")
+        return f"{shown}/{self.answer}{counted}{held}"
+
+
+def of_log_probs(views: Iterable[View]) -> frozenset[View]:
+    """The views that hold log-probs of one model; the others compare policy and reference."""
+    return frozenset(view for view in views if view.quantity is not Quantity.KL)
 
 
 def columns(views: Iterable[View]) -> frozenset[str]:
     """The columns of `schemas.records.Pair` that a row must fill to have these views.
 
-    A masked view asks for its answer's spans; as one of the two answers may have none (a pure
-    insertion), a row lacks spans only where both answers have none.
+    A view of spans asks for its answer's; as one of two answers may have none (a pure insertion), a
+    row lacks spans only where all answers that are asked for theirs have none.
     """
     found = {"prompt"}
     for view in views:
         found.add(str(view.answer))
-        if view.images in (Images.CHOSEN, Images.CROP, Images.BOTH):
+        if view.against is not None:
+            found.add(str(view.against))
+        if view.images in (Images.CHOSEN, Images.CROP, Images.NOISED, Images.BOTH):
             found.add("chosen_image")
         if view.images in (Images.REJECTED, Images.BOTH):
             found.add("rejected_image")
-        if view.masked:
+        if view.tokens is Tokens.SPANS:
             found.add(f"{view.answer}_spans")
     return frozenset(found)

@@ -6,22 +6,25 @@ and, where gradients are wanted, again in the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from trainer.data.batches import Batch
-from trainer.data.packing import Packed
+from trainer.data.batches import Batch, Hidden
+from trainer.data.packing import Packed, Places, join
+from trainer.errors import UsageError
 from trainer.families import Family, ImageFeatures, family_of
 from trainer.families.encoder import PATCHES_AT_ONCE, calls, encode
-from trainer.losses.views import View
+from trainer.losses.views import View, of_log_probs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,6 +37,9 @@ LOGITS_BYTES = 2**26
 
 class ViewLogProbs(nn.Module):
     """A model as a table of log-probs: `module(batch)` gives [B] float32 for every view.
+
+    Views that compare distributions need two models: for them it leaves its hidden states with the
+    batch (`trainer.model.token_kl`).
 
     It is what gets wrapped for several processes. All views of all rows go through it together, in
     as few passes as `PASS_TOKENS` allows, rows of like length in one pass.
@@ -57,6 +63,7 @@ class ViewLogProbs(nn.Module):
         positions = _positions(family, inner, batch)
         device = head.weight.device
         table = torch.zeros(len(batch) * len(batch.views), device=device)
+        compared: list[tuple[Tensor, Places]] = []
         for number, chosen in enumerate(_refilled(passes, num_passes)):
             inputs = _inputs(family.text_model(inner), chosen, positions, device)
             shown = [features[i] for p in chosen for i in p.images]
@@ -66,9 +73,19 @@ class ViewLogProbs(nn.Module):
                 use_cache=False,
             ).last_hidden_state
             filler = number >= len(passes)
-            table = table + _cells(head, states, chosen, len(table)) * (0.0 if filler else 1.0)
+            wanted, whole = _places(chosen, states.shape[1])
+            found = token_log_probs(head, _read(states, wanted), _tensor(wanted.targets, device))
+            table = table + add_to_cells(found, wanted, len(table)) * (0.0 if filler else 1.0)
+            if len(whole.reads) and not filler:
+                compared.append((_read(states, whole), whole))
+        if compared:
+            states = torch.cat([some for some, _ in compared])
+            starts = [0] * len(compared)
+            places = join([whole for _, whole in compared], starts)
+            batch.hidden.append(Hidden(states, _as_it_is(head), len(head.weight), places))
         columns = table.view(len(batch), len(batch.views)).unbind(1)
-        return dict(zip(batch.views, columns, strict=True))
+        held = of_log_probs(batch.views)
+        return {v: x for v, x in zip(batch.views, columns, strict=True) if v in held}
 
     def _agree(self, *numbers: int) -> tuple[int, ...]:
         """The largest of each number over all processes, where weights are split over them.
@@ -123,22 +140,34 @@ def _log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
     return torch.as_tensor(chosen - logits.logsumexp(1))
 
 
-def _cells(head: Any, states: Tensor, packed: Sequence[Packed], num_cells: int) -> Tensor:
-    """What a pass adds to the cells of the table."""
-    device = states.device
-    width = states.shape[1]
-    reads = [p.reads + row * width for row, p in enumerate(packed)]
-    before = np.cumsum([0, *(len(p.reads) for p in packed)])
-    terms = [p.terms + first for p, first in zip(packed, before, strict=False)]
-    found = token_log_probs(
-        head,
-        states.flatten(0, 1)[_tensor(reads, device)],
-        _tensor([p.targets for p in packed], device),
+def add_to_cells(values: Tensor, places: Places, num_cells: int) -> Tensor:
+    """Numbers [N] at places, added up by cell: [num_cells]."""
+    device = values.device
+    weighted = values[_tensor(places.terms, device)] * _tensor(places.weights, device)
+    cells = torch.zeros(num_cells, device=device)
+    return cells.index_add(0, _tensor(places.cells, device), weighted)
+
+
+def _read(states: Tensor, places: Places) -> Tensor:
+    """The hidden states [N, H] at places of the rows [rows, T, H] of a pass."""
+    return states.flatten(0, 1)[_tensor(places.reads, states.device)]
+
+
+def _places(packed: Sequence[Packed], width: int) -> tuple[Places, Places]:
+    """Of a pass: where log-probs are wanted, and where distributions are."""
+    starts = [row * width for row in range(len(packed))]
+    return (
+        join([p.log_probs for p in packed], starts),
+        join([p.compared for p in packed], starts),
     )
-    weights = _tensor([p.weights for p in packed], device)
-    values = found[_tensor(terms, device)] * weights
-    cells = _tensor([p.cells for p in packed], device)
-    return torch.zeros(num_cells, device=device).index_add(0, cells, values)
+
+
+def _as_it_is(head: Any) -> Callable[[Tensor], Tensor]:
+    """The head as it is now: without its adapters also when these are on again later."""
+    if getattr(head, "disable_adapters", False):
+        return partial(functional.linear, weight=head.weight, bias=head.bias)
+    found: Callable[[Tensor], Tensor] = head
+    return found
 
 
 def _passes(packed: Sequence[Packed], most_tokens: int) -> list[list[Packed]]:
@@ -178,6 +207,14 @@ def _encode(
     found = batch.features.get(id(inner))
     if found is None:
         found = encode(family, inner, batch.image_tensors(), groups)
+        for image, features in zip(batch.images, found, strict=True):
+            if len(features.tokens) != image.num_features:
+                raise UsageError(
+                    f"{inner.config.name_or_path} makes {len(features.tokens)} features of an "
+                    f"image for which its processor writes {image.num_features} placeholders; "
+                    "mend processor_config.json (of LLaVA patch_size, "
+                    "num_additional_image_tokens, vision_feature_select_strategy)"
+                )
         if not family.encoder_learns(inner):
             batch.features[id(inner)] = found
     return found
@@ -267,5 +304,5 @@ def _tree_mask(packed: Sequence[Packed], width: int, device: torch.device) -> Te
     return mask.tril()[:, None]
 
 
-def _tensor(parts: Sequence[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts)).to(device)
+def _tensor(numbers: NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(numbers).to(device)

@@ -22,7 +22,7 @@ from trainer.data.rows import Rows
 from trainer.errors import UsageError
 from trainer.families import Family
 from trainer.losses import LogProbs
-from trainer.losses.views import Images, View
+from trainer.losses.views import DRAWN, View
 
 Forward = Callable[[Batch], LogProbs]
 """A batch to its table: a `ViewLogProbs`, wrapped or not."""
@@ -198,7 +198,7 @@ class SideCar:
         ]
         if changed:
             raise UsageError(f"{path} was made with another {', another '.join(changed)}; {_AGAIN}")
-        drawn = any(view.images in (Images.CROP, Images.BOTH) for view in views)
+        drawn = any(view.images in DRAWN for view in views)
         if drawn and (facts["seed"] != seed or facts["epochs"] < epochs):
             raise UsageError(
                 f"{path} was made for seed {facts['seed']} and {facts['epochs']} epochs, this run "
@@ -243,7 +243,7 @@ class SideCar:
 
 def _of_drawn(builder: BatchBuilder) -> BatchBuilder:
     """The builder for those views alone that depend on what is drawn."""
-    drawn = {view for view in builder.views if view.images in (Images.CROP, Images.BOTH)}
+    drawn = {view for view in builder.views if view.images in DRAWN}
     return replace(builder, views=frozenset(drawn))
 
 

@@ -17,6 +17,7 @@ from trainer.errors import NonFiniteLossError
 from trainer.losses import LogProbs, PreferenceLoss
 from trainer.model.precision import precision
 from trainer.model.processes import Processes, total_norm, without_exchange
+from trainer.model.token_kl import token_kl
 from trainer.run.schedule import learning_rate
 from trainer.run.stop import Wish, Wished, nothing
 from trainer.settings import Settings
@@ -132,6 +133,8 @@ class Loop:
             # while they are off.
             policy = self.module(batch)
             reference = self.reference(batch) if self.loss.reference_views else {}
+            if batch.hidden:
+                policy = {**policy, **token_kl(batch)}
         output = self.loss(policy, reference)
         return output.per_row, output.metrics
 

@@ -142,7 +142,7 @@ def test_the_command_writes_photos_and_scenes_without_heavy_imports(tmp_path):
         "sys.exit(str(heavy) if heavy else status)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1

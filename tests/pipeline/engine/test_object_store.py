@@ -45,7 +45,7 @@ def environment() -> Iterator[dict[str, str]]:
         "no_proxy": "127.0.0.1",
     }
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -76,7 +76,7 @@ def nearmiss(environment: dict[str, str], *arguments: str) -> subprocess.Complet
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=500,
     )
 
 

@@ -198,6 +198,6 @@ def test_it_works_in_the_background_of_a_shell(tmp_path):
     file.write_text(textwrap.dedent(code))
     out = tmp_path / "out"
     shell = f"{sys.executable} {file} > {out} 2>&1 &\nwait"
-    subprocess.run(["sh", "-c", shell], check=True, timeout=60, cwd=Path(__file__).parents[3],
+    subprocess.run(["sh", "-c", shell], check=True, timeout=300, cwd=Path(__file__).parents[3],
                    env={"PYTHONPATH": "."})  # fmt: skip
     assert out.read_text() == "down\n"

@@ -116,7 +116,7 @@ def command(
     }  # fmt: skip
     result = subprocess.run(
         [sys.executable, "-m", "pipeline", *words], env=environment, capture_output=True, text=True,
-        check=False, timeout=120,
+        check=False, timeout=500,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     return result.returncode, result.stdout, result.stderr

@@ -26,6 +26,7 @@ from fakes.tiny.siglip import save_siglip
 from pipeline.demo.scenes import write_scenes
 from pipeline.engine.placement import GroupPlacement, Placement
 from pipeline.errors import UsageError
+from pipeline.inspect.models import needed_models
 from pipeline.recipes.build import load_recipe
 from pipeline.run import Exit, Request, run
 from pipeline.sources import open_source
@@ -190,6 +191,35 @@ def test_a_run_is_not_resumed_with_other_content_of_a_small_file(seeds, models, 
     for path in lists.values():
         path.unlink()
     assert again() == Exit.COMPLETE
+
+
+def test_a_detector_that_is_asked_in_words_brings_the_masks(seeds, models, tmp_path):
+    pytest.importorskip("torchvision")
+    from fakes.tiny.sam3 import save_sam3
+
+    kept = [
+        text for text in models if not text.startswith(("detector.backend", "segmenter.backend"))
+    ]
+    asked = {"name": "sam3", "model": str(save_sam3(tmp_path / "sam3")), "score_threshold": 0.1}
+    overrides = [*kept, f"detector.backend={json.dumps(asked)}", "segmenter.backend=null"]
+    book = load_recipe("removal", overrides)
+    assert {stage for need in needed_models(book) for stage in need.stages} == {
+        f"removal.{stage}" for stage in ("tagger", "detector", "inpainter", "embedder", "scorer")
+    }
+    boxed = {
+        r["id"] for r in map(json.loads, seeds.read_text("utf-8").splitlines()) if "objects" in r
+    }
+    rows = made(tmp_path, seeds, overrides, local=True)
+    removed = [row for row in rows if row["rejected_image"] is not None]
+    assert len(removed) >= 3
+    for row in removed:
+        (region,) = row["regions"]
+        assert region["label"] in NAMES[:-1]
+        assert 0.1 < region["score"] <= 1
+        assert row["seed_id"] not in boxed
+    # Annotated boxes have nobody to ask.
+    details = [row["detail"] for row in rows if row["seed_id"] in boxed]
+    assert all("only its box is known" in detail for detail in details)
 
 
 @pytest.mark.ray

@@ -83,7 +83,7 @@ def in_browser(path: Path, state: dict[str, str], scratch: Path) -> Element:
             f"file://{path}#{hash_part}",
         ],
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     shutil.rmtree(profile, ignore_errors=True)

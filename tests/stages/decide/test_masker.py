@@ -19,9 +19,9 @@ from stages.decide.masker import Masker
 from stages.wording import difference, tokenize
 
 
-def verified(chosen, counterfactual):
+def verified(chosen, counterfactual, rejected=None):
     image = Image(b"")
-    seed = Seed("s", 0, image, 4, 4, "What?", chosen, None, (), "test", None)
+    seed = Seed("s", 0, image, 4, 4, "What?", chosen, rejected, (), "test", None)
     contrast = Contrast(Kind.OBJECT, "dog", None, "remove the dog")
     candidate = Candidate(seed, contrast, (), image, image, counterfactual, {})
     return VerifiedCandidate(candidate, {}, Verdict(accepted=True, verifier="test", detail=""))
@@ -53,6 +53,16 @@ def test_the_words_that_differ(one, other, in_one, in_other):
 def test_without_a_counterfactual_there_are_no_spans():
     (outcome,) = Masker().process_one(verified("A cup.", None))
     assert (outcome.chosen_spans, outcome.counterfactual_spans) == ((), ())
+    assert outcome.rejected_spans is None
+
+
+@pytest.mark.parametrize("counterfactual", [None, "A jug."])
+def test_the_wrong_answer_is_marked_against_the_chosen_one(counterfactual):
+    text = "A blue cup."
+    (outcome,) = Masker().process_one(verified("A red cup.", counterfactual, text))
+    assert words(text, outcome.rejected_spans) == ["blue"]
+    (outcome,) = Masker().process_one(verified("A red cup.", counterfactual, "A  red cup!"))
+    assert outcome.rejected_spans == ()
 
 
 @pytest.mark.parametrize("other", ["A cup.", "A  cup", "A cup!"])

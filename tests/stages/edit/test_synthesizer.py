@@ -69,7 +69,7 @@ def test_a_painting_becomes_a_candidate():
     assert backend.asked[0][2] == Size(384, 384)
     assert candidate.contrast.kind is Kind.SCENE
     assert candidate.counterfactual == "A blue bus."
-    assert candidate.seed.chosen == "A red car."
+    assert candidate.texts.chosen == "A red car."
     assert candidate.regions == ()
     assert candidate.params["painted"] == "384x384"
     assert candidate.params["attempt"] == "0"

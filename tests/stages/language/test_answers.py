@@ -213,7 +213,7 @@ class TestPairer:
             for found in outcome if not isinstance(outcome, Drop) else ():
                 better = 11 if found.chosen_score is None else found.chosen_score
                 assert better > found.rejected_score
-                assert found.seed.chosen == found.chosen
+                assert found.seed == SEED  # what was read is never overwritten
 
     def test_a_recipe_selects_the_rule_by_name(self):
         settings = TypeAdapter(AnswerPairer)
@@ -235,8 +235,8 @@ class TestDescriber:
         assert described.contrast.kind is Kind.SCENE
         assert described.contrast.instruction == described.description
         assert described.counterfactual == "A blue bus."
-        assert described.seed.chosen == "A red car."
-        assert described.seed.rejected == "A blue bus."
+        assert described.texts.chosen == "A red car."
+        assert described.texts.rejected == "A blue bus."
 
     def test_pairs_of_one_seed_have_seeds_of_their_own(self):
         with chatting([DESCRIBED]) as (chat, server):

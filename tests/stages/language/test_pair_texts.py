@@ -55,9 +55,10 @@ def test_the_question_becomes_the_prompt_and_its_row_decides_the_seed():
     with opened(Questioner, lambda _: Say(reply)) as (stage, server):
         made = only(stage.process([record()]))
         again = only(stage.process([record()]))
-    assert made.candidate.seed.prompt == "How many dogs run?"
-    assert made.candidate.seed.chosen == "Three dogs run on grass."
-    assert made.candidate.seed.rejected is None, "it answers the question that was replaced"
+    assert made.candidate.texts.prompt == "How many dogs run?"
+    assert made.candidate.texts.chosen == "Three dogs run on grass."
+    assert made.candidate.texts.rejected is None, "it belongs to the prompt that was replaced"
+    assert made.candidate.seed == record().candidate.seed, "what was read stays"
     assert made == again
     assert '"Three dogs run on grass."' in user_text(server.payloads[0])
     assert server.payloads[0]["seed"] == server.payloads[1]["seed"]
@@ -94,9 +95,10 @@ def test_rewriting_keeps_the_contrast_and_the_captions():
     said = rewrite("I count three dogs there.", "I count two dogs there.")
     with opened(Rewriter, lambda _: said) as (stage, _):
         made = only(stage.process([record()])).candidate
-    assert made.seed.chosen == "I count three dogs there."
+    assert made.texts.chosen == "I count three dogs there."
     assert made.counterfactual == "I count two dogs there."
-    assert made.seed.rejected is None, "it answers the question that was replaced"
+    assert made.texts.rejected is None, "it belongs to the prompt that was replaced"
+    assert made.seed == record().candidate.seed, "what was read stays"
     assert made.params["caption_chosen"] == "Three dogs run on grass."
     assert made.params["caption_counterfactual"] == "Two dogs run on grass."
 
@@ -130,12 +132,12 @@ def test_each_image_gets_its_own_answer():
     script = lambda payload: Say(f"It shows {names[images(payload)[0]]}.")  # noqa: E731
     with opened(Answerer, script) as (stage, server):
         made = [only([outcome]).candidate for outcome in stage.process([first, second])]
-    assert [c.seed.chosen for c in made] == ["It shows original 0.", "It shows original 1."]
+    assert [c.texts.chosen for c in made] == ["It shows original 0.", "It shows original 1."]
     assert [c.counterfactual for c in made] == ["It shows other 0.", "It shows other 1."]
     assert len(server.payloads) == 4
     with opened(Answerer, script, keep_chosen=True) as (stage, server):
         kept = only(stage.process([first])).candidate
-    assert kept.seed.chosen == "Three dogs run on grass."
+    assert kept.texts.chosen == "Three dogs run on grass."
     assert kept.counterfactual == "It shows other 0."
     assert len(server.payloads) == 1
 

@@ -187,8 +187,10 @@ def test_settings_that_cannot_work_together_are_refused():
 
 
 def test_attempts_vote_with_other_seeds():
-    with chatting([GOOD]) as (chat, server):
-        checker = Checker(chat, Prompt("verify_edit"), Sampling(1.0), 2, "edit")
-        for attempt, stage in itertools.product((0, 1), ("editor", "chat_verifier")):
-            checker.ballots([CANDIDATE], stage, attempt)
-    assert len({p["seed"] for p in server.payloads}) == 8
+    checker = Checker(Prompt("verify_edit"), Sampling(1.0), 2, "edit")
+    votes = [
+        request
+        for attempt, stage in itertools.product((0, 1), ("editor", "chat_verifier"))
+        for request in checker.requests(CANDIDATE, stage, attempt)
+    ]
+    assert len({vote.seed for vote in votes}) == len(votes) == 8

@@ -13,11 +13,12 @@ import pytest
 from schemas.ids import row_seed
 from schemas.records import Image
 from tests.trainer.pairs import SIZES, a_row
-from trainer.data.batches import BatchBuilder, decode, draw_crop, row_digest
+from trainer.data.batches import BatchBuilder, decode, row_digest
+from trainer.data.draws import draw_crop
 from trainer.errors import UsageError
 from trainer.families import ANCHORS
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO
-from trainer.losses.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, Tokens, View
 
 NONE = View(Images.NONE, Answer.CHOSEN)
 ALL_OF_ICVCO = ICVCO().views
@@ -135,8 +136,9 @@ def test_masked_views_count_the_spans_and_averages_divide(checkpoint):
     batch = builder(checkpoint, views=ICVCO().views | SFT().views)([a_row(0)], 0)
     family = checkpoint("qwen3-vl").family
     answer = family.answer(a_row(0).chosen, a_row(0).chosen_spans)
+    places = [p.log_probs for p in batch.packed]
     weights = {
-        view.key: np.concatenate([p.weights[p.cells == cell] for p in batch.packed])
+        view.key: np.concatenate([p.weights[p.cells == cell] for p in places])
         for cell, view in enumerate(batch.views)
     }
     assert weights["chosen/chosen-masked"].tolist() == [1.0] * int(answer.marked.sum())
@@ -148,9 +150,9 @@ def test_masked_views_count_the_spans_and_averages_divide(checkpoint):
 
 def test_a_row_without_spans_reads_nothing_in_masked_views(checkpoint):
     row = a_row(0, chosen_spans=(), counterfactual_spans=())
-    views = {v for v in ICVCO().views if v.masked}
+    views = {v for v in ICVCO().views if v.tokens is Tokens.SPANS}
     batch = builder(checkpoint, views=views)([row], 0)
-    assert sum(len(p.reads) for p in batch.packed) == 0
+    assert sum(len(p.log_probs.reads) for p in batch.packed) == 0
 
 
 def test_batches_travel_between_processes(checkpoint):

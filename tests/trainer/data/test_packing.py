@@ -37,10 +37,12 @@ def test_two_answers_after_one_prompt():
     assert found[4] == [1, 1, 1, 1, 1, 0, 0]
     assert found[6] == [1, 1, 1, 1, 0, 1, 1]
     # Read where the token before stands: 7 after 3 (once), 8 after 7, 9 after 7, 5 after 9.
-    reads = list(zip(packed.reads.tolist(), packed.targets.tolist(), strict=True))
+    reads = list(
+        zip(packed.log_probs.reads.tolist(), packed.log_probs.targets.tolist(), strict=True)
+    )
     assert reads == [(2, 7), (3, 8), (3, 9), (5, 5)]
-    assert packed.cells.tolist() == [0, 0, 1, 1]
-    assert [reads[t] for t in packed.terms] == [(2, 7), (3, 8), (3, 9), (5, 5)]
+    assert packed.log_probs.cells.tolist() == [0, 0, 1, 1]
+    assert [reads[t] for t in packed.log_probs.terms] == [(2, 7), (3, 8), (3, 9), (5, 5)]
 
 
 def test_without_sharing_every_reading_is_a_plain_row():
@@ -90,13 +92,15 @@ def test_any_way_through_the_tree_is_its_reading(ways):
     readings = [reading(p, a, (n, *[1] * len(a))) for n, (p, a) in enumerate(ways)]
     (packed,) = pack(readings, share=True)
     sees = mask([packed])[0]
-    reads = list(zip(packed.reads.tolist(), packed.targets.tolist(), strict=True))
+    reads = list(
+        zip(packed.log_probs.reads.tolist(), packed.log_probs.targets.tolist(), strict=True)
+    )
     for number, ((prompt, answer), (_, way)) in enumerate(zip(ways, packed.ways, strict=True)):
         assert packed.ids[way].tolist() == prompt + answer
         for depth, place in enumerate(way):
             assert np.flatnonzero(sees[place]).tolist() == sorted(way[: depth + 1].tolist())
             assert packed.depth[place] == depth
-        terms = packed.terms[packed.cells == number]
+        terms = packed.log_probs.terms[packed.log_probs.cells == number]
         before = way[len(prompt) - 1 : -1].tolist()
         assert [reads[t] for t in terms] == list(zip(before, answer, strict=True))
     assert len(set(reads)) == len(reads)

@@ -23,6 +23,7 @@ from trainer.data import rows as rows_module
 from trainer.data.rows import Row, Rows
 from trainer.errors import UsageError
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO
+from trainer.losses.views import Answer, Images, Tokens, View, columns
 
 FEW = 200
 """Bytes of a file: every pair is a row group and a file of its own."""
@@ -177,9 +178,27 @@ def test_another_schema_version_is_refused(tmp_path):
     file, content = table(tmp_path)
     metadata = {**content.schema.metadata, b"nearmiss_schema_version": b"1"}
     pq.write_table(content.replace_schema_metadata(metadata), file)
-    refused(tmp_path, file.name, "schema version 1, this code reads 2")
+    refused(tmp_path, file.name, "schema version 1, this code reads 2 and 3")
     pq.write_table(content.replace_schema_metadata({}), file)
     refused(tmp_path, "schema version unknown")
+
+
+def test_runs_of_schema_2_serve_losses_that_need_none_of_what_they_lack(tmp_path):
+    save(tmp_path, [a_pair(n) for n in range(2)])
+    file, content = table(tmp_path)
+    old = content.drop_columns(["rejected_spans"])
+    metadata = {**content.schema.metadata, b"nearmiss_schema_version": b"2"}
+    pq.write_table(old.replace_schema_metadata(metadata), file)
+    rows, _ = Rows.open([str(tmp_path)]).usable(ICVCO().needs, "loss icvco")
+    assert rows[1].rejected_spans is None
+    assert rows[1].chosen_spans == a_pair(1).chosen_spans
+    needs = columns([View(Images.CHOSEN, Answer.REJECTED, Tokens.SPANS)])
+    with pytest.raises(UsageError, match=r"has schema version 2, and loss x needs rejected_spans"):
+        rows.usable(needs, "loss x")
+    rows = Rows.open([save(tmp_path / "new", [a_pair(0), a_pair(1, rejected_spans=())])])
+    kept, counts = rows.usable(needs, "loss x")
+    assert kept.pair_ids == ["pair-0000"]
+    assert counts.lacking == {"spans": 1}
 
 
 def test_missing_columns_and_other_types_are_refused(tmp_path):
@@ -230,7 +249,7 @@ def test_files_behind_a_url_are_copied_once(tmp_path, monkeypatch):
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert time.monotonic() < deadline
             time.sleep(0.1)

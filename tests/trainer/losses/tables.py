@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, OViP, SymMPO
-from trainer.losses.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, Tokens, View
 
 M, M2, NONE, CROP, BOTH = (
     Images.CHOSEN,
@@ -32,9 +32,9 @@ PREFERENCES = {
 ALL = PREFERENCES | {"sft": SFT(), "sft on both": SFT(mirrored=True)}
 
 
-def single(answer, image, masked=True):
+def single(answer, image):
     """A cell of IC-VCO's single branch."""
-    return View(image, answer, masked=masked)
+    return View(image, answer, Tokens.SPANS)
 
 
 def multi(answer, image):

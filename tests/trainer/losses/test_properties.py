@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.losses.tables import ALL, BAD, PREFERENCES, M, Y, drawn
 from trainer.losses import ICVCO, MDPO, SVCO, AdaViP, OViP, SymMPO
-from trainer.losses.views import Answer, Images, View
+from trainer.losses.views import Answer, Images, Quantity, Tokens, View
 
 README = Path(__file__).parents[3] / "trainer" / "README.md"
 nats = st.floats(-80, 80, allow_nan=False)
@@ -165,7 +165,7 @@ def test_exactly_the_views_are_read(name):
     loss = ALL[name]
     policy, reference = drawn(loss, seed=8)
     expected = loss(policy, reference).per_row
-    trap = View(M, Y, masked=True, average=True)
+    trap = View(M, Y, Tokens.SPANS, quantity=Quantity.MEAN)
     broken = torch.full((3,), torch.nan)
     torch.testing.assert_close(loss(policy | {trap: broken}, reference).per_row, expected)
     for view in loss.views:

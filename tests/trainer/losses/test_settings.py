@@ -20,7 +20,7 @@ from tests.trainer.losses.tables import (
     single,
 )
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, Loss, OViP, SymMPO
-from trainer.losses.views import View
+from trainer.losses.views import Quantity, View
 
 LOSS = TypeAdapter(Loss)
 
@@ -59,7 +59,7 @@ def named(value) -> str:
         (ICVCO(single_weight=0, single_anchor_weight=0, vcdist_weight=0), MULTI),
         (ICVCO(single_weight=0, multi_weight=0, multi_anchor_weight=0, vcdist_weight=0),
          {single(Y, M), single(Y2, M2)}),
-        (SFT(), {View(M, Y, average=True)}),
+        (SFT(), {View(M, Y, quantity=Quantity.MEAN)}),
     ],
     ids=named,
 )  # fmt: skip

@@ -21,7 +21,7 @@ from tests.trainer.losses.tables import (
     tables,
 )
 from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, OViP, SymMPO
-from trainer.losses.views import View
+from trainer.losses.views import Quantity, View
 
 # softplus(-x) = -log sigmoid(x), from tables of logarithms.
 S = {-2: 2.126928, -1: 1.313262, 0: 0.693147, 1: 0.313262, 2: 0.126928, 3: 0.048587}
@@ -216,7 +216,7 @@ def test_adavip_gives_the_harder_negative_more_gradient():
 
 def test_sft_is_the_mean_of_the_tokens_log_probs():
     loss = SFT(mirrored=True)
-    own, mirrored = View(M, Y, average=True), View(M2, Y2, average=True)
+    own, mirrored = View(M, Y, quantity=Quantity.MEAN), View(M2, Y2, quantity=Quantity.MEAN)
     table = {own: torch.tensor([-1.0, -2.0]), mirrored: torch.tensor([-3.0, -5.0])}
     output = loss(table, {})
     assert output.per_row.tolist() == [2.0, 3.5]

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
-from fakes.tiny.vlm import FAMILIES
+from fakes.tiny.vlm import FAMILIES, save_vlm
 from tests.trainer.pairs import a_row
 from tests.trainer.plain import plain_log_prob
 from trainer.data.batches import BatchBuilder
 from trainer.data.rows import Rows
-from trainer.families import family_of
+from trainer.errors import UsageError
+from trainer.families import family_of, load_family
 from trainer.families.encoder import calls
 from trainer.losses import ICVCO, MDPO, SFT, SVCO, SymMPO
+from trainer.losses.views import Answer, Images, Tokens, View
 from trainer.model import logprobs
 from trainer.model.logprobs import ViewLogProbs, shares_prompts, token_log_probs
 
 EVERY_VIEW = frozenset[object]().union(
-    *(loss.views for loss in (MDPO(), SVCO(), SymMPO(), ICVCO(), SFT(mirrored=True)))
+    *(loss.views for loss in (MDPO(), SVCO(), SymMPO(), ICVCO(), SFT(mirrored=True))),
+    {
+        View(Images.NOISED, Answer.CHOSEN),
+        View(Images.CHOSEN, Answer.REJECTED, Tokens.SPANS),
+        *(
+            View(Images.CHOSEN, one, tokens, against=other)
+            for one, other in permutations((Answer.CHOSEN, Answer.COUNTERFACTUAL))
+            for tokens in (Tokens.FROM_FIRST_DIFFERENCE, Tokens.DIFFERING)
+        ),
+    },
 )
 ROWS = [a_row(n) for n in range(3)]
 EPOCH = 2
@@ -53,7 +66,7 @@ def test_a_mixed_padded_batch_is_every_row_and_view_on_its_own(checkpoint, name)
             cell = batch.views.index(view)
             for number, row in enumerate(ROWS):
                 cells = number * len(batch.views) + cell
-                tokens = sum(int((p.cells == cells).sum()) for p in batch.packed)
+                tokens = sum(int((p.log_probs.cells == cells).sum()) for p in batch.packed)
                 wanted = plain_log_prob(model, made.family, row, view, batch.draws[number])
                 for found in (table, plain):
                     assert abs(found[view][number] - wanted) <= PER_TOKEN * max(tokens, 1)
@@ -170,7 +183,7 @@ def test_an_image_is_encoded_once_for_policy_and_reference(checkpoint, name):
 def test_gradients_are_those_of_the_plain_way(checkpoint, name):
     """All weights learn, the tower's, too: through shared images, shared words, deepstack."""
     made = checkpoint(name)
-    views = SVCO().views | {v for v in ICVCO().views if v.masked}
+    views = SVCO().views | {v for v in ICVCO().views if v.tokens is Tokens.SPANS}
     build = BatchBuilder(made.family, frozenset(views), 3)
     factors = {view: 0.1 * (n + 1) for n, view in enumerate(sorted(views, key=lambda v: v.key))}
 
@@ -205,7 +218,9 @@ def test_gradients_are_those_of_the_plain_way(checkpoint, name):
 def test_a_row_that_counts_nothing_still_hangs_on_the_weights(checkpoint):
     """No active token in the whole batch: zero gradients, not none, as DDP wants them."""
     made = checkpoint("llava-interleave")
-    build = BatchBuilder(made.family, frozenset(v for v in ICVCO().views if v.masked), 3)
+    build = BatchBuilder(
+        made.family, frozenset(v for v in ICVCO().views if v.tokens is Tokens.SPANS), 3
+    )
     model = made.model()
     table = ViewLogProbs(model)(build([a_row(0, chosen_spans=(), counterfactual_spans=())], 0))
     assert not torch.stack(list(table.values())).any()
@@ -213,6 +228,18 @@ def test_a_row_that_counts_nothing_still_hangs_on_the_weights(checkpoint):
     learned = model.model.language_model.layers[0].self_attn.q_proj.weight
     assert learned.grad is not None
     assert not learned.grad.any()
+
+
+def test_a_processor_that_counts_otherwise_than_the_model_is_named(tmp_path):
+    """As of LLaVA-1.5 checkpoints that were saved before `num_additional_image_tokens`."""
+    path = save_vlm(tmp_path, "llava-1.5")
+    settings = path / "processor_config.json"
+    settings.write_text(settings.read_text().replace('_tokens": 1', '_tokens": 0'))
+    build = BatchBuilder(load_family(str(path)), SVCO().views, 3)
+    model = AutoModelForImageTextToText.from_pretrained(path)
+    message = f"{path} makes 16 features.* writes 15 placeholders; mend processor_config.json"
+    with pytest.raises(UsageError, match=message):
+        table_of(model, build)
 
 
 def test_trees_only_where_attention_takes_their_masks(checkpoint):

@@ -36,10 +36,12 @@ def learner_of(model: str):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
+    from trainer.families import family_of
+
     loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
     loaded.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(0)
-    targets = r".*language_model.*\.(q|k|v|o)_proj"
+    targets = family_of(loaded.config).adapter_targets()
     config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
     return get_peft_model(loaded, config).train()
 
@@ -109,7 +111,7 @@ def test_split_over_two_processes_is_one(checkpoint, tmp_path):
         module = ViewLogProbs(learner)
         rows = [a_row(n) for share in SHARES for n in share]
         table, reference, gradients = step(module, learner, build, rows, 1.0)
-        assert [p.wait(timeout=120) for p in processes] == [0, 0]
+        assert [p.wait(timeout=500) for p in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

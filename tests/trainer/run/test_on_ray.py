@@ -52,7 +52,6 @@ def kill_a_worker_after_the_first_checkpoint(out, killed):
 # Three starts of processes that import torch and transformers, on a machine that may be busy.
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 def test_two_workers_of_which_one_is_killed_do_what_one_process_does(cluster, checkpoint, tmp_path):
     run = save(tmp_path / "run", [a_pair(n) for n in range(7)])
     model = str(checkpoint("llava-1.5").path)

@@ -28,7 +28,7 @@ COMMAND = (
     "import sys; sys.modules['torchvision'] = None; "
     "from transformers.cli.transformers import main; main()"
 )
-LIMIT_S = 120
+LIMIT_S = 500
 
 
 @pytest.fixture(scope="module")
