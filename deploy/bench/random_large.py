@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.backends.locate.ram_model import DESCRIPTIONS, Architecture, RamModel, official_key
+from stages.backends.locate.ram_network import DESCRIPTIONS, Architecture, RamNetwork, official_key
 
 NUM_TAGS = 4585
 _RAM_PLUS = Architecture(
@@ -29,9 +29,9 @@ _RAM_PLUS = Architecture(
 
 
 def save_ram_plus(folder: Path, tags: Sequence[str]) -> dict[str, Any]:
-    """Checkpoint and lists; the settings of `Ram` that name them. Only `tags` are ever found."""
+    """Checkpoint and lists; the settings that name them. Only `tags` are ever found."""
     torch.manual_seed(0)
-    model = RamModel(_RAM_PLUS)
+    model = RamNetwork(_RAM_PLUS)
     nn.init.normal_(model.label_embed)
     nn.init.zeros_(model.reweight_scale)
     weights: dict[str, Tensor] = {}

@@ -29,12 +29,12 @@ from torch.profiler import ProfilerActivity, profile
 from pipeline.demo.scenes import write_scenes
 from schemas.geometry import Box
 from schemas.records import Image
-from stages.backends.embed.clip import Clip
-from stages.backends.embed.dinov2 import Dinov2
-from stages.backends.embed.siglip import Siglip
-from stages.backends.inpaint.lama import Lama
-from stages.backends.locate.grounding_dino import GroundingDino
-from stages.backends.locate.ram import Ram
+from stages.backends.embed.clip import ClipSettings
+from stages.backends.embed.dinov2 import Dinov2Settings
+from stages.backends.embed.siglip import SiglipSettings
+from stages.backends.inpaint.lama import LamaSettings
+from stages.backends.locate.grounding_dino import GroundingDinoSettings
+from stages.backends.locate.ram import RamSettings
 from stages.backends.locate.sam import SamSettings
 from stages.base import Device
 from stages.pixels import decode
@@ -181,13 +181,13 @@ def difference(stage: str, plain: Any, ours: Any) -> str:
 def backends(models: dict[str, Any]) -> dict[str, Any]:
     """The backend of every stage."""
     return {
-        "tagger": Ram(**models["ram"]),
-        "detector": GroundingDino(model=str(models["grounding_dino"])),
+        "tagger": RamSettings(**models["ram"]),
+        "detector": GroundingDinoSettings(model=str(models["grounding_dino"])),
         "segmenter": SamSettings(model=str(models["sam"])),
-        "inpainter": Lama(model=str(models["lama"])),
-        "appearance": Siglip(model=str(models["siglip"])),
-        "detail": Dinov2(model=str(models["dinov2"])),
-        "scorer": Clip(model=str(models["clip"])),
+        "inpainter": LamaSettings(model=str(models["lama"])),
+        "appearance": SiglipSettings(model=str(models["siglip"])),
+        "detail": Dinov2Settings(model=str(models["dinov2"])),
+        "scorer": ClipSettings(model=str(models["clip"])),
     }
 
 

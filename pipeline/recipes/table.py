@@ -14,23 +14,23 @@ from stages.backends.diffusion.flux_kontext import FluxKontext
 from stages.backends.diffusion.qwen_edit import QwenImageEdit, QwenImageEditPlus
 from stages.backends.diffusion.qwen_image import QwenImage
 from stages.backends.diffusion.z_image import ZImage
-from stages.backends.embed.clip import Clip
+from stages.backends.embed.clip import ClipSettings
 from stages.backends.embed.descriptors import ColorLayout, GradientGrid
-from stages.backends.embed.dinov2 import Dinov2
-from stages.backends.embed.open_clip import OpenClip
+from stages.backends.embed.dinov2 import Dinov2Settings
+from stages.backends.embed.open_clip import OpenClipSettings
 from stages.backends.embed.sentence_rules import SentenceRules
-from stages.backends.embed.siglip import Siglip
+from stages.backends.embed.siglip import SiglipSettings
 from stages.backends.inpaint.classical import FILLS
-from stages.backends.inpaint.lama import Lama
-from stages.backends.locate.florence import Florence
+from stages.backends.inpaint.lama import LamaSettings
+from stages.backends.locate.florence import FlorenceSettings
 from stages.backends.locate.grabcut import GrabCut
-from stages.backends.locate.grounding_dino import GroundingDino
-from stages.backends.locate.ram import Ram
+from stages.backends.locate.grounding_dino import GroundingDinoSettings
+from stages.backends.locate.ram import RamSettings
 from stages.backends.locate.sam import SEGMENTERS
 from stages.backends.locate.sam3 import Sam3Settings
-from stages.backends.original.groundingdino import GroundingDinoPy
+from stages.backends.original.groundingdino import GroundingDinoPySettings
 from stages.backends.original.segment_anything import SegmentAnythingSettings
-from stages.backends.original.simple_lama import SimpleLama
+from stages.backends.original.simple_lama import SimpleLamaSettings
 from stages.decide.double_threshold import DoubleThreshold
 from stages.decide.embedder import Embedder
 from stages.decide.locality_check import LocalityCheck
@@ -77,12 +77,20 @@ CHATS: Sequence[type[Any]] = [OpenAIChat, VllmChat]
 STAGES: Mapping[str, Choice] = {
     "loader": Choice(Loader, {}),
     "annotated_regions": Choice(AnnotatedRegions, {}),
-    "tagger": Choice(Tagger, {"backend": [Ram, Florence]}),
+    "tagger": Choice(Tagger, {"backend": [RamSettings, FlorenceSettings]}),
     "detector": Choice(
-        Detector, {"backend": [GroundingDino, Florence, Sam3Settings, GroundingDinoPy]}
+        Detector,
+        {
+            "backend": [
+                GroundingDinoSettings,
+                FlorenceSettings,
+                Sam3Settings,
+                GroundingDinoPySettings,
+            ]
+        },
     ),
     "segmenter": Choice(Segmenter, {"backend": [GrabCut, *SEGMENTERS, SegmentAnythingSettings]}),
-    "inpainter": Choice(Inpainter, {"backend": [*FILLS, Lama, SimpleLama]}),
+    "inpainter": Choice(Inpainter, {"backend": [*FILLS, LamaSettings, SimpleLamaSettings]}),
     "recolorer": Choice(Recolorer, {}),
     "duplicator": Choice(Duplicator, {}),
     "flipper": Choice(Flipper, {}),
@@ -103,9 +111,14 @@ STAGES: Mapping[str, Choice] = {
     "chat_verifier": Choice(ChatVerifier, {"chat": CHATS}),
     "embedder": Choice(
         Embedder,
-        {"appearance": [ColorLayout, Siglip, Dinov2], "detail": [GradientGrid, Dinov2, Siglip]},
+        {
+            "appearance": [ColorLayout, SiglipSettings, Dinov2Settings],
+            "detail": [GradientGrid, Dinov2Settings, SiglipSettings],
+        },
     ),
-    "scorer": Choice(Scorer, {"backend": [Clip, OpenClip], "splitter": [SentenceRules]}),
+    "scorer": Choice(
+        Scorer, {"backend": [ClipSettings, OpenClipSettings], "splitter": [SentenceRules]}
+    ),
     "double_threshold": Choice(DoubleThreshold, {}),
     "selector": Choice(Selector, {}),
     "locality_check": Choice(LocalityCheck, {}),

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.records import Candidate, Drop, ScoredCandidate
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.decide.vectors import cosine, unit_rows
 from stages.pixels import Pixels, decode
 
 
 @runtime_checkable
-class EmbedderBackend(Backend, Protocol):
+class EmbedderModel(Model, Protocol):
     """Turns images into vectors whose cosine says how alike the images are."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
@@ -32,9 +32,9 @@ class Embedder(Stage[Candidate, ScoredCandidate]):
     visibly different.
     """
 
-    appearance: EmbedderBackend
+    appearance: BackendSettings[EmbedderModel]
     """Sees the whole scene: stays near 1 while it is the same scene."""
-    detail: EmbedderBackend
+    detail: BackendSettings[EmbedderModel]
     """Sees local detail: falls below 1 with every visible change."""
 
     def process(self, batch: Sequence[Candidate]) -> Sequence[Sequence[ScoredCandidate] | Drop]:
@@ -49,7 +49,7 @@ class Embedder(Stage[Candidate, ScoredCandidate]):
         row_of = {data: row for row, data in enumerate(images)}
         pictures = [decode(image) for image in images.values()]
         vectors = {
-            name: unit_rows(backend, backend.embed(pictures), "images", len(pictures))
+            name: unit_rows(backend, self.loaded(backend).embed(pictures), "images", len(pictures))
             for name, backend in (("appearance", self.appearance), ("detail", self.detail))
         }
         outcomes = []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.records import ScoredCandidate
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.decide.vectors import cosine, unit_rows
 from stages.pixels import Pixels, decode
 from stages.wording.sentences import split_to_fit
@@ -19,7 +19,7 @@ UnitRows = NDArray[np.float32]
 
 
 @runtime_checkable
-class ImageTextBackend(Backend, Protocol):
+class ImageTextModel(Model, Protocol):
     """Puts images and sentences into one space, where the cosine says how well they agree."""
 
     def embed_images(self, images: Sequence[Pixels]) -> UnitRows:
@@ -33,7 +33,7 @@ class ImageTextBackend(Backend, Protocol):
 
 
 @runtime_checkable
-class SplitterBackend(Backend, Protocol):
+class SplitterModel(Model, Protocol):
     """Takes answers apart into statements that each can be held against an image."""
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
@@ -54,9 +54,9 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
     of which counts as a sentence. It stands behind the embedder, before the selector.
     """
 
-    backend: ImageTextBackend
+    backend: BackendSettings[ImageTextModel]
     """What compares images and sentences."""
-    splitter: SplitterBackend
+    splitter: BackendSettings[SplitterModel]
     """What finds the sentences."""
 
     def process(self, batch: Sequence[ScoredCandidate]) -> Sequence[Sequence[ScoredCandidate]]:
@@ -71,9 +71,10 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
         sentences = dict(zip(answers, self._sentences(answers), strict=True))
         texts = list(dict.fromkeys(text for parts in sentences.values() for text in parts))
         pictures = {r.candidate.rejected_image.bytes: r.candidate.rejected_image for r in batch}
-        shown = self.backend.embed_images([decode(image) for image in pictures.values()])
+        model = self.loaded(self.backend)
+        shown = model.embed_images([decode(image) for image in pictures.values()])
         seen = unit_rows(self.backend, shown, "images", len(pictures))
-        read = unit_rows(self.backend, self.backend.embed_texts(texts), "sentences", len(texts))
+        read = unit_rows(self.backend, model.embed_texts(texts), "sentences", len(texts))
         image_rows = dict(zip(pictures, seen, strict=True))
         text_rows = dict(zip(texts, read, strict=True))
         outcomes = []
@@ -87,11 +88,12 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
 
     def _sentences(self, answers: Sequence[str]) -> list[list[str]]:
         """The sentences of each answer, each short enough for the text model."""
-        found = self.splitter.split(answers)
+        found = self.loaded(self.splitter).split(answers)
         for answer, sentences in zip(answers, found, strict=True):
             if not sentences:
                 raise ValueError(f"the splitter found no sentence in {answer!r:.80}")
+        fits = self.loaded(self.backend).fits
         return [
-            [part for sentence in sentences for part in split_to_fit(sentence, self.backend.fits)]
+            [part for sentence in sentences for part in split_to_fit(sentence, fits)]
             for sentences in found
         ]

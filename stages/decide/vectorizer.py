@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from schemas.ids import content_id
 from schemas.records import Drop, Seed
 from schemas.vectors import Vectored
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.decide.vectors import unit_rows
 from stages.pixels import Pixels, decode
 
 
 @runtime_checkable
-class VectorBackend(Backend, Protocol):
+class VectorModel(Model, Protocol):
     """Turns images into vectors whose cosine says how alike the images are."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
@@ -29,13 +29,13 @@ class VectorBackend(Backend, Protocol):
 class Vectorizer(Stage[Seed, Vectored]):
     """The vectors of the seeds' images; seeds about one image share one computation."""
 
-    backend: VectorBackend
+    backend: BackendSettings[VectorModel]
     """The embedder."""
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Vectored] | Drop]:
         """One vector for each seed; no drops. ValueError for rows that are no unit vectors."""
         images = {seed.image.bytes: seed.image for seed in batch}
-        given = self.backend.embed([decode(i) for i in images.values()])
+        given = self.loaded(self.backend).embed([decode(i) for i in images.values()])
         rows = unit_rows(self.backend, given, "images", len(images))
         row_of = {data: tuple(row.tolist()) for data, row in zip(images, rows, strict=True)}
         return [

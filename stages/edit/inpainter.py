@@ -20,7 +20,7 @@ from schemas.geometry import Box, Mask
 from schemas.known import Thing
 from schemas.records import Candidate, Contrast, Drop, Kind, Reason, Region, Segmented
 from stages import wording
-from stages.base import Backend, Device, Stage
+from stages.base import BackendSettings, Device, Model, Stage
 from stages.edit.blending import blended
 from stages.pixels import Pixels, decode, encode_pair
 
@@ -28,7 +28,7 @@ BoolMask = NDArray[np.bool_]
 
 
 @runtime_checkable
-class InpainterBackend(Backend, Protocol):
+class InpainterModel(Model, Protocol):
     """What fills holes."""
 
     def fill(
@@ -45,7 +45,7 @@ class InpainterBackend(Backend, Protocol):
 class Inpainter(Stage[Segmented, Candidate]):
     """Removes the region of each record from its image."""
 
-    backend: InpainterBackend
+    backend: BackendSettings[InpainterModel]
     """What fills the hole."""
     dilation: Annotated[float, Ge(0), Le(0.1)] = 0.008
     """How far the mask is grown, as a share of the image's diagonal: past the object's halo."""
@@ -74,7 +74,8 @@ class Inpainter(Stage[Segmented, Candidate]):
         ]
         pictures = [decode(record.seed.image) for record, _ in todo]
         others = [_other_things(record) for record, _ in todo]
-        filled = self.backend.fill(pictures, [hole for _, hole in todo], others) if todo else []
+        model, holes = self.loaded(self.backend), [hole for _, hole in todo]
+        filled = model.fill(pictures, holes, others) if todo else []
         made = (
             self._candidate(record, hole, picture, fill)
             for (record, hole), picture, fill in zip(todo, pictures, filled, strict=True)

@@ -13,18 +13,15 @@ from schemas.geometry import Box, Mask
 from schemas.known import Known, Thing
 from schemas.records import Drop, Grounded, Reason, Seed, Tagged
 from stages import wording
-from stages.base import Backend, Device, Stage
+from stages.base import BackendSettings, Device, Model, Stage
 from stages.locate.detections import Detection
 from stages.locate.regions import RegionLimits, is_mentioned
 from stages.pixels import Pixels, decode
 
 
 @runtime_checkable
-class DetectorBackend(Backend, Protocol):
+class DetectorModel(Model, Protocol):
     """What finds things by their names."""
-
-    name: str
-    """As recipes call it; the things that it finds are marked with it."""
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
@@ -45,7 +42,7 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
     such, they are taken and the model does not see it.
     """
 
-    backend: DetectorBackend
+    backend: BackendSettings[DetectorModel]
     """What detects."""
     same_tag_iou: Annotated[float, Ge(0), Le(1)] = 0.5
     """Two boxes of one tag whose intersection over union is above this are one thing."""
@@ -64,7 +61,7 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         """
         asked = [k for k, record in enumerate(batch) if not record.seed.regions]
         given = (
-            self.backend.detect(
+            self.loaded(self.backend).detect(
                 [decode(batch[k].seed.image) for k in asked],
                 [[tag.name for tag in batch[k].tags] for k in asked],
             )

@@ -9,13 +9,13 @@ from typing import Annotated, Protocol, runtime_checkable
 from annotated_types import Ge, Le
 
 from schemas.records import Drop, Reason, Seed, Tag, Tagged
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.locate.scene_tags import SCENE_TAGS
 from stages.pixels import Pixels, decode
 
 
 @runtime_checkable
-class TaggerBackend(Backend, Protocol):
+class TaggerModel(Model, Protocol):
     """What names the things in images."""
 
     def tag(self, images: Sequence[Pixels]) -> list[list[tuple[str, float]]]:
@@ -31,7 +31,7 @@ class Tagger(Stage[Seed, Tagged]):
     annotated needs no tags: it goes on with () and the model does not see it.
     """
 
-    backend: TaggerBackend
+    backend: BackendSettings[TaggerModel]
     """What tags."""
     stop: tuple[str, ...] = SCENE_TAGS
     """Tags that are left out, whatever their case: scenes, qualities, actions."""
@@ -47,7 +47,8 @@ class Tagger(Stage[Seed, Tagged]):
         outside of [0, 1].
         """
         asked = [k for k, seed in enumerate(batch) if not seed.regions]
-        given = self.backend.tag([decode(batch[k].image) for k in asked]) if asked else []
+        model = self.loaded(self.backend)
+        given = model.tag([decode(batch[k].image) for k in asked]) if asked else []
         answers = dict(zip(asked, given, strict=True))
         stopped = frozenset(name.casefold() for name in self.stop)
         return [

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
-from stages.base import Device
+from stages.base import CpuBackend
 from stages.pixels import Pixels
 
 _NEUTRAL = np.array([55.0, 0.0, 0.0], np.float32)
@@ -25,8 +25,8 @@ _SPREAD = np.array([22.0, 11.0, 13.0], np.float32)
 other gives each channel its say, and lets the cosine of unrelated images fall to about 0."""
 
 
-@dataclass
-class ColorLayout:
+@dataclass(frozen=True)
+class ColorLayout(CpuBackend):
     """Overall appearance: where the image is light, dark and coloured, and how much of each.
 
     The mean of two cosines: of the low-frequency layout in CIE Lab, and of the colour histogram.
@@ -39,15 +39,6 @@ class ColorLayout:
     """Cells of the layout across and down."""
     bins: Annotated[int, Ge(2), Le(16)] = 6
     """Histogram bins for each of L, a and b."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def open(self, device: Device) -> None:
-        """Nothing to load; ValueError for a device that is not the CPU."""
-        device.require_cpu(self.name)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """[N, 3 grid^2 + 1 + bins^3] unit rows, of N uint8 [H, W, 3] RGB images."""
@@ -80,8 +71,8 @@ class ColorLayout:
         return np.asarray(total / len(place), np.float32)
 
 
-@dataclass
-class GradientGrid:
+@dataclass(frozen=True)
+class GradientGrid(CpuBackend):
     """Local detail: edge orientations and local colour on a fine grid.
 
     Colour is taken against the image's median, and edges by their strength, so that whatever
@@ -98,15 +89,6 @@ class GradientGrid:
     """Edge directions over the full circle: dark-to-light differs from light-to-dark."""
     color_weight: Annotated[float, Gt(0)] = 1.0
     """How much a colour difference of one typical spread counts against a typical edge."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def open(self, device: Device) -> None:
-        """Nothing to load; ValueError for a device that is not the CPU."""
-        device.require_cpu(self.name)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """[N, grid^2 (orientations + 3) + 1] unit rows, of N uint8 [H, W, 3] RGB images."""

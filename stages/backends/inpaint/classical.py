@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -12,17 +12,15 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from stages.backends.inpaint.patchmatch import RADIUS, Effort, complete
-from stages.base import Device
+from stages.base import CpuBackend
 from stages.pixels import Pixels
 
 BoolMask = NDArray[np.bool_]
 
 
-@dataclass
-class PatchFill:
+@dataclass(frozen=True)
+class PatchFill(CpuBackend):
     """Fills with patches of the surroundings: keeps texture and carries edges on."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: Literal["patchmatch"] = "patchmatch"
     """Which backend this is."""
@@ -35,13 +33,6 @@ class PatchFill:
     row_weight: Annotated[float, Ge(0), Le(10)] = 0.25
     """Cost of copying from another height, in grey levels per 1% of the crop: grounds and skies
     change with height. A fifth of it holds for columns."""
-
-    def open(self, device: Device) -> None:
-        """Nothing to load; runs on the CPU. ValueError for any other device."""
-        device.require_cpu(self.name)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def fill(
         self, images: Sequence[Pixels], masks: Sequence[BoolMask], avoid: Sequence[BoolMask]
@@ -60,26 +51,17 @@ class PatchFill:
         return filled
 
 
-@dataclass
-class TeleaFill:
+@dataclass(frozen=True)
+class TeleaFill(CpuBackend):
     """Fills with colours marched in from the rim (Telea, 2004): quick, and smooth.
 
     Good for small holes in quiet grounds; smears anything else.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     name: Literal["telea"] = "telea"
     """Which backend this is."""
     radius: Annotated[float, Ge(1), Le(50)] = 5.0
     """Neighbourhood in pixels that a filled pixel is mixed from."""
-
-    def open(self, device: Device) -> None:
-        """Nothing to load; runs on the CPU. ValueError for any other device."""
-        device.require_cpu(self.name)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def fill(
         self,

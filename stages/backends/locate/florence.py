@@ -9,37 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 
-from schemas.geometry import Box
-from stages.backends.weights.checkpoints import Checkpoint, CheckpointError
-from stages.base import OPERATIONAL, Device
-from stages.locate.detections import Detection
-from stages.pixels import Pixels
+from stages.backends.weights.checkpoints import Checkpoint
+from stages.base import OPERATIONAL, Device, Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-_PROMPT = "Locate the objects with category name in the image."
-"""What stands for the task `<OD>` in training."""
-_BINS = 1000
-"""Places along either side of the image."""
-
-Found = tuple[str, Box, float]
+    from stages.backends.locate.florence_model import FlorenceModel
 
 
-@dataclass
-class Florence:
+@dataclass(frozen=True)
+class FlorenceSettings(Settings):
     """Object detection without a list of classes; the same backend tags and detects.
 
     A score is the geometric mean of the chances of the tokens of a name and its box.
     """
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: Literal["florence"] = "florence"
     """Selects this backend."""
@@ -53,159 +39,13 @@ class Florence:
     """Most tokens written for an image; a thing needs 4 and its name. What is cut is left out."""
     max_batch: Annotated[int, Ge(1)] = field(default=8, metadata=OPERATIONAL)
     """Images in one pass."""
-    _model: Any = field(default=None, init=False, repr=False, compare=False)
-    _tokenizer: Any = field(default=None, init=False, repr=False, compare=False)
-    _images: Any = field(default=None, init=False, repr=False, compare=False)
-    _places: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The one model."""
         return (Checkpoint(self.model, self.revision),)
 
-    def open(self, device: Device) -> None:
+    def load(self, device: Device) -> FlorenceModel:
         """Load the model and its tokenizer; CheckpointError if they cannot do what is asked."""
-        from transformers import (
-            AutoTokenizer,
-            CLIPImageProcessorPil,
-            Florence2ForConditionalGeneration,
-        )
+        from stages.backends.locate.florence_model import FlorenceModel
 
-        from stages.backends.weights.pretrained import load_model, load_processor
-        from stages.backends.weights.torch_device import place
-        from stages.backends.weights.torch_images import Images
-
-        where, dtype = place(device)
-        (checkpoint,) = self.checkpoints()
-        classes = {"florence2": Florence2ForConditionalGeneration}
-        model, folder = load_model(classes, checkpoint, (where, dtype))
-        self._tokenizer = load_processor(AutoTokenizer, folder, checkpoint)
-        tokens = self._tokenizer.get_vocab()
-        missing = [i for i in range(_BINS) if f"<loc_{i}>" not in tokens]
-        if missing:
-            raise CheckpointError(
-                f"{checkpoint}: the tokenizer in {folder} lacks {len(missing)} of the {_BINS} "
-                f"tokens of places, such as <loc_{missing[0]}>"
-            )
-        most = model.config.text_config.max_position_embeddings
-        if self.max_new_tokens >= most:
-            raise CheckpointError(
-                f"{checkpoint} can write {most - 1} tokens; max_new_tokens is {self.max_new_tokens}"
-            )
-        self._places = {tokens[f"<loc_{i}>"]: i for i in range(_BINS)}
-        processor = load_processor(CLIPImageProcessorPil, folder, checkpoint)
-        self._images = Images(processor, where, dtype)
-        self._model = model
-
-    def close(self) -> None:
-        """Free the device."""
-        if self._model is not None:
-            from stages.backends.weights.torch_device import free
-
-            where = self._model.device
-            self._model = self._tokenizer = self._images = self._places = None
-            free(where)
-
-    def tag(self, images: Sequence[Pixels]) -> list[list[tuple[str, float]]]:
-        """The names of the things found in each image, each with the score of its best box."""
-        tags = []
-        for found in self._objects(images):
-            best: dict[str, float] = {}
-            for name, _, score in found:
-                best[name] = max(score, best.get(name, 0.0))
-            tags.append(list(best.items()))
-        return tags
-
-    def detect(
-        self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
-    ) -> list[list[Detection]]:
-        """The boxes of those things whose name is a tag of the image, in any case.
-
-        The model names things in its own words: ask it for tags that it gave.
-        """
-        asked = [{" ".join(tag.split()).casefold(): tag for tag in own} for own in tags]
-        return [
-            [
-                Detection(box, {own[n.casefold()]: score})
-                for n, box, score in found
-                if n.casefold() in own
-            ]
-            for own, found in zip(asked, self._objects(images), strict=True)
-        ]
-
-    def _objects(self, images: Sequence[Pixels]) -> list[list[Found]]:
-        from stages.backends.weights.torch_images import chunks
-
-        found = []
-        for part in chunks(len(images), self.max_batch):
-            for image, tokens, chances in zip(
-                images[part], *self._written(images[part]), strict=True
-            ):
-                height, width = image.shape[:2]
-                found.append(self._read(tokens.tolist(), chances.tolist(), width, height))
-        return found
-
-    def _written(self, images: Sequence[Pixels]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """[N, L] tokens that the model writes, and the logarithms of their chances."""
-        import torch
-        from transformers.modeling_outputs import BaseModelOutput
-
-        with torch.inference_mode():
-            hidden = self._encoded(self._images.stacked(images))
-            # A copy for the search, which spreads it over the beams in place.
-            tokens = self._model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden.clone()),
-                attention_mask=hidden.new_ones(hidden.shape[:2], dtype=torch.long),
-                num_beams=self.num_beams,
-                max_new_tokens=self.max_new_tokens,
-                do_sample=False,
-            )
-            # Of the text as it stands: the search's own scores know of forced tokens and beams.
-            out = self._model.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
-                decoder_input_ids=tokens[:, :-1],
-            )
-            rows = []
-            for states, row in zip(out.last_hidden_state, tokens[:, 1:], strict=True):
-                # Row by row: in float32 a batch of long texts times the vocabulary is gigabytes.
-                chances = self._model.lm_head(states).float().log_softmax(-1)
-                rows.append(chances.gather(1, row[:, None])[:, 0])
-            return tokens[:, 1:].cpu().numpy(), torch.stack(rows).cpu().numpy()
-
-    def _encoded(self, pixels: Tensor) -> Tensor:
-        """[N, L, D] what the text encoder makes of the images and the task."""
-        import torch
-
-        features = self._model.get_image_features(pixels).pooler_output
-        text = f"{self._tokenizer.bos_token}{_PROMPT}{self._tokenizer.eos_token}"
-        ids = self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        words = self._model.get_input_embeddings()(ids.to(pixels.device))
-        together = torch.cat([features.to(words.dtype), words.expand(len(pixels), -1, -1)], 1)
-        hidden: Tensor = self._model.get_encoder()(inputs_embeds=together).last_hidden_state
-        return hidden
-
-    def _read(
-        self, tokens: Sequence[int], chances: Sequence[float], width: int, height: int
-    ) -> list[Found]:
-        """The things in a written text; what has no name or fewer than four places is left out."""
-        found: list[Found] = []
-        name: list[tuple[int, float]] = []
-        places: list[tuple[float, float]] = []
-        special = set(self._tokenizer.all_special_ids) - set(self._places)
-        for token, chance in zip(tokens, chances, strict=True):
-            if token == self._tokenizer.eos_token_id and (name or places):
-                break
-            if token in special:
-                continue
-            if token not in self._places:
-                if places:
-                    name, places = [], []
-                name.append((token, chance))
-                continue
-            places.append(((self._places[token] + 0.5) / _BINS, chance))
-            text = self._tokenizer.decode([t for t, _ in name], skip_special_tokens=True).strip()
-            if len(places) % 4 == 0 and text:
-                four = places[-4:]
-                mean = np.mean([c for _, c in name] + [c for _, c in four])
-                box = Box(*(p for p, _ in four)).scaled(width, height)
-                found.append((" ".join(text.split()), box, float(np.exp(mean))))
-        return found
+        return FlorenceModel(self, device)

@@ -253,7 +253,7 @@ def test_set_of_the_shard_size():
             ["flop.loader.max_side=1", "did you mean flip?", "removal-cpu"],
         ),
         ("removal-cpu", "inpainter.backend=magic", ["inpainter.backend", "'magic'", "telea"]),
-        ("removal-cpu", "inpainter.backend=null", ["inpainter: backend", "InpainterBackend"]),
+        ("removal-cpu", "inpainter.backend=null", ["inpainter: backend", "BackendSettings"]),
         (
             "removal-cpu",
             "double_threshold.limits.thing.max_detail=0.1",

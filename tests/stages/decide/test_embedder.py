@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from fakes.opened import opened
 from pipeline.demo.scenes import scene
 from schemas.geometry import Mask
 from schemas.records import Candidate, Contrast, Image, Kind, Region, Seed
 from stages.backends.embed.descriptors import ColorLayout, GradientGrid
 from stages.base import Device
-from stages.decide.embedder import Embedder, EmbedderBackend
+from stages.decide.embedder import Embedder, EmbedderModel
 from stages.pixels import decode, encode_jpeg
 
 NUM_SCENES = 24
@@ -109,11 +110,9 @@ def test_more_erased_is_less_alike():
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
 def test_only_the_cpu_is_accepted(backend):
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    assert backend.load(Device()) == backend
     with pytest.raises(ValueError, match="cuda:0"):
-        backend.open(Device("cuda:0"))
+        backend.load(Device("cuda:0"))
 
 
 @dataclass
@@ -139,7 +138,7 @@ def test_scores_come_in_order_and_each_image_is_embedded_once():
     one, two = encode_jpeg(pixels(0)), encode_jpeg(pixels(1))
     edits = [encode_jpeg(erased(0)), encode_jpeg(recolored(0)), encode_jpeg(erased(1))]
     detail = Counting()
-    stage = Embedder(ColorLayout(), detail)
+    stage = opened(Embedder(ColorLayout(), detail))
     stage.open(Device())
     batch = [
         candidate("a", one, edits[0]),
@@ -170,19 +169,19 @@ def test_scores_come_in_order_and_each_image_is_embedded_once():
     ],
 )
 def test_a_broken_backend_is_trouble(rows, message):
-    stage = Embedder(ColorLayout(), Counting(gives=rows))
+    stage = opened(Embedder(ColorLayout(), Counting(gives=rows)))
     with pytest.raises(ValueError, match=message):
         stage.process([candidate("a", encode_jpeg(pixels(0)), encode_jpeg(pixels(1)))])
 
 
 def test_an_undecodable_image_is_trouble():
     with pytest.raises(OSError, match="cannot identify image"):
-        Embedder(*BACKENDS).process([candidate("a", Image(b"no"), Image(b"no"))])
+        opened(Embedder(*BACKENDS)).process([candidate("a", Image(b"no"), Image(b"no"))])
 
 
 def test_backends_fit_the_protocol_and_refuse_unknown_settings():
     for backend in BACKENDS:
-        assert isinstance(backend, EmbedderBackend)
+        assert isinstance(backend, EmbedderModel)
         adapter = TypeAdapter(type(backend))
         assert adapter.validate_python({"name": backend.name, "grid": 16}).grid == 16
         for wrong in ({"gird": 8}, {"grid": 0}, {"name": "other"}):

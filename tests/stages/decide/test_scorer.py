@@ -3,15 +3,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from fakes.opened import opened
 from fakes.tiny.clip import MAX_TOKENS, save_clip
 from schemas.ids import content_id
 from schemas.outcomes import Origin, outcome_table
 from schemas.records import Candidate, Contrast, Drop, Kind, Reason, ScoredCandidate, Seed
-from stages.backends.embed.clip import Clip
+from stages.backends.embed.clip import ClipSettings
 from stages.backends.embed.sentence_rules import SentenceRules
-from stages.base import Device
+from stages.base import CpuBackend, Device
 from stages.decide.double_threshold import DoubleThreshold, Limits
-from stages.decide.scorer import Scorer, SplitterBackend
+from stages.decide.scorer import Scorer, SplitterModel
 from stages.decide.selector import Selector
 from stages.pixels import decode, encode_jpeg
 from tests.workers.fakes import Approver
@@ -29,8 +30,7 @@ def clip_folder(tmp_path_factory):
 
 @pytest.fixture
 def scorer(clip_folder):
-    stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
-    stage.open(Device())
+    stage = opened(Scorer(ClipSettings(model=str(clip_folder)), SentenceRules()))
     yield stage
     stage.close()
 
@@ -50,8 +50,10 @@ def scored(seed_id, edit, answer=ANSWER, target="thing", original=100):
 
 def expected(scorer, record, sentences):
     """Sentence by sentence, image by image."""
-    (seen,) = scorer.backend.embed_images([decode(record.candidate.rejected_image)])
-    return sum(float(seen @ scorer.backend.embed_texts([text])[0]) for text in sentences)
+    (seen,) = scorer.loaded(scorer.backend).embed_images([decode(record.candidate.rejected_image)])
+    return sum(
+        float(seen @ scorer.loaded(scorer.backend).embed_texts([text])[0]) for text in sentences
+    )
 
 
 def test_the_sum_over_the_sentences_is_added_to_the_scores(scorer):
@@ -81,7 +83,7 @@ def test_the_sum_over_the_sentences_is_added_to_the_scores(scorer):
 
 def test_images_and_sentences_are_embedded_once(scorer):
     seen, read = [], []
-    model = scorer.backend._model
+    model = scorer.loaded(scorer.backend)._model
     handles = [
         model.vision_model.register_forward_hook(lambda *a: seen.append(len(a[2].pooler_output))),
         model.text_model.register_forward_hook(lambda *a: read.append(len(a[2].pooler_output))),
@@ -96,13 +98,13 @@ def test_a_sentence_over_the_limit_is_divided_and_not_cut_off(scorer):
     long = (
         "the dog sits, the red cat and the dog, while the cat sits and the table and the cat sits"
     )
-    assert not scorer.backend.fits(long)
+    assert not scorer.loaded(scorer.backend).fits(long)
     record = scored("a", 1, long + ".")
     ((outcome,),) = scorer.process([record])
     pieces = scorer._sentences([long + "."])[0]
     assert len(pieces) > 1
     assert " ".join(pieces) == long + "."
-    assert all(scorer.backend.fits(piece) for piece in pieces)
+    assert all(scorer.loaded(scorer.backend).fits(piece) for piece in pieces)
     assert outcome.scores["answer_sentences"] == len(pieces)
     assert outcome.scores["answer_similarity"] == pytest.approx(
         expected(scorer, record, pieces), abs=1e-5
@@ -124,16 +126,12 @@ def test_an_answer_without_sentences_is_one(scorer):
 
 
 @dataclass
-class Given:
+class Given(CpuBackend):
     """A splitter that gives what it was told."""
 
+    name = "given"
+
     answers: list = field(default_factory=list)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def split(self, texts):
         return [self.answers for _ in texts]
@@ -141,14 +139,14 @@ class Given:
 
 def test_another_splitter_may_take_the_rules_place(scorer):
     splitter = Given(["the dog", "the cat"])
-    assert isinstance(splitter, SplitterBackend)
-    other = Scorer(scorer.backend, splitter)
+    assert isinstance(splitter, SplitterModel)
+    other = opened(Scorer(scorer.backend, splitter))
     record = scored("a", 1)
     ((outcome,),) = other.process([record])
     value = expected(scorer, record, ["the dog", "the cat"])
     assert outcome.scores["answer_similarity"] == pytest.approx(value, abs=1e-5)
     with pytest.raises(ValueError, match="no sentence in 'the dog sits"):
-        Scorer(scorer.backend, Given()).process([record])
+        opened(Scorer(scorer.backend, Given())).process([record])
 
 
 def run(*links, records):
@@ -167,7 +165,7 @@ def chosen(scorer, selector):
 
 def test_another_choice_can_be_made_from_the_rows_without_a_model(clip_folder):
     records = [scored("a", edit, target=f"thing {edit}") for edit in range(5)]
-    stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
+    stage = opened(Scorer(ClipSettings(model=str(clip_folder)), SentenceRules()))
     selector = Selector(by="answer_similarity", order="lowest")
     live, outcomes = run(*chosen(stage, selector), records=records)
     (kept,) = live
@@ -185,7 +183,7 @@ def test_another_choice_can_be_made_from_the_rows_without_a_model(clip_folder):
     assert min(values, key=values.get) == kept.candidate.contrast.target
     best = Selector(by="answer_similarity", order="highest")
     live, _ = run(
-        *chosen(Scorer(Clip(model=str(clip_folder)), SentenceRules()), best),
+        *chosen(opened(Scorer(ClipSettings(model=str(clip_folder)), SentenceRules())), best),
         records=records,
     )
     assert live[0].candidate.contrast.target == max(dropped, key=dropped.get)
@@ -193,7 +191,7 @@ def test_another_choice_can_be_made_from_the_rows_without_a_model(clip_folder):
 
 def test_a_candidate_that_fails_the_threshold_is_kept_with_its_scores(clip_folder):
     records = [scored("a", edit, target=f"thing {edit}") for edit in range(2)]
-    stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
+    stage = opened(Scorer(ClipSettings(model=str(clip_folder)), SentenceRules()))
     limits = DoubleThreshold({Kind.OBJECT: Limits(max_detail=0.4)})
     live, outcomes = run(Link("scorer", stage), Link("double_threshold", limits), records=records)
     assert live == []
@@ -206,7 +204,7 @@ def test_a_candidate_that_fails_the_threshold_is_kept_with_its_scores(clip_folde
 def test_of_equal_sums_the_earlier_region_is_kept(clip_folder):
     # Two candidates with the same image have the same sum to the last bit.
     records = [scored("a", 1, target=target) for target in ("first", "second")]
-    stage = Scorer(Clip(model=str(clip_folder)), SentenceRules())
+    stage = opened(Scorer(ClipSettings(model=str(clip_folder)), SentenceRules()))
     selector = Selector(by="answer_similarity")
     live, outcomes = run(*chosen(stage, selector), records=records)
     assert [record.candidate.contrast.target for record in live] == ["first"]

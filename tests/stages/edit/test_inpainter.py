@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes.opened import opened
 from schemas.geometry import Box, Mask
 from schemas.known import Known
 from schemas.records import Candidate, Drop, Kind, Reason, Region, Seed, Segmented
 from stages.backends.inpaint.classical import FILLS, PatchFill, TeleaFill
-from stages.base import Device
+from stages.base import CpuBackend, Device
 from stages.edit.blending import blended
-from stages.edit.inpainter import Inpainter, InpainterBackend, absence, plain_label
+from stages.edit.inpainter import Inpainter, InpainterModel, absence, plain_label
 from stages.pixels import decode, encode_jpeg
 
 
@@ -56,14 +57,10 @@ def record(pixels, mask, label="red stool", others=()):
 
 
 @dataclass
-class Painting:
+class Painting(CpuBackend):
     """Fills with one colour, everywhere, as a careless model would."""
 
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
+    name = "painting"
 
     def fill(self, images, masks, avoid):
         return [np.full_like(image, 7) for image in images]
@@ -137,7 +134,7 @@ def test_the_stage_tells_of_other_things_but_not_of_what_is_around():
             return list(images)
 
     others = [Region("ball", Box(5, 6, 20, 30)), Region("lawn", Box(0, 80, 200, 160))]
-    Inpainter(Asking()).process([record(pixels, mask, others=others)])
+    opened(Inpainter(Asking())).process([record(pixels, mask, others=others)])
     expected = np.zeros_like(mask)
     expected[6:30, 5:20] = True
     np.testing.assert_array_equal(asked[0], expected)
@@ -193,7 +190,7 @@ def test_any_hole_in_any_image_is_filled(width, height, corners, backend):
 def test_fills_refuse_another_device():
     for backend in FILLS:
         with pytest.raises(ValueError, match="cuda:0"):
-            backend().open(Device("cuda:0"))
+            backend().load(Device("cuda:0"))
 
 
 @given(st.integers(0, 2**16), st.integers(0, 6))
@@ -210,8 +207,8 @@ def test_blending_never_touches_the_outside(seed, feather):
 
 def test_candidate_says_what_was_done():
     pixels, _, mask = scene(1)
-    stage = Inpainter(PatchFill())
-    assert isinstance(stage.backend, InpainterBackend)
+    stage = opened(Inpainter(PatchFill()))
+    assert isinstance(stage.backend, InpainterModel)
     stage.open(Device())
     ((candidate,),) = stage.process([record(pixels, mask)])
     stage.close()
@@ -237,7 +234,7 @@ def test_candidate_says_what_was_done():
 
 def test_a_model_that_repaints_everything_changes_only_the_hole():
     pixels, _, mask = scene(1)
-    ((candidate,),) = Inpainter(Painting()).process([record(pixels, mask)])
+    ((candidate,),) = opened(Inpainter(Painting())).process([record(pixels, mask)])
     hole = candidate.regions[0].mask.to_array()
     far = cv2.dilate(hole.astype(np.uint8), np.ones((17, 17), np.uint8)) == 0
     chosen, rejected = decode(candidate.chosen_image), decode(candidate.rejected_image)
@@ -250,10 +247,10 @@ def test_the_mask_grows_by_its_settings_and_more_downwards():
     mask = np.zeros((300, 400), bool)
     mask[100:150, 100:150] = True
     pixels = ground(0, 300, 400)
-    stage = Inpainter(Painting(), dilation=0.02, shadow=0.01)
+    stage = opened(Inpainter(Painting(), dilation=0.02, shadow=0.01))
     ((candidate,),) = stage.process([record(pixels, mask)])
     assert candidate.regions[0].box == Box(90, 90, 160, 165)
-    exact = Inpainter(Painting(), dilation=0, shadow=0)
+    exact = opened(Inpainter(Painting(), dilation=0, shadow=0))
     ((candidate,),) = exact.process([record(pixels, mask)])
     np.testing.assert_array_equal(candidate.regions[0].mask.to_array(), mask)
 
@@ -262,7 +259,7 @@ def test_drops_keep_their_place_in_the_batch():
     pixels, _, mask = scene(1)
     everything = np.ones_like(mask)
     nothing = np.zeros_like(mask)
-    outcomes = Inpainter(TeleaFill()).process(
+    outcomes = opened(Inpainter(TeleaFill())).process(
         [record(pixels, everything), record(pixels, mask), record(pixels, nothing)]
     )
     assert isinstance(outcomes[0], Drop)
@@ -276,7 +273,9 @@ def test_a_region_without_mask_is_trouble():
     pixels, _, mask = scene(1)
     one = record(pixels, mask)
     with pytest.raises(ValueError, match="has no mask"):
-        Inpainter(TeleaFill()).process([replace(one, known=Known.annotated(one.seed.regions))])
+        opened(Inpainter(TeleaFill())).process(
+            [replace(one, known=Known.annotated(one.seed.regions))]
+        )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +292,7 @@ def test_absence_is_not_claimed_of_what_is_still_there(other, box, told):
     pixels, _, mask = scene(1)
     own = record(pixels, mask).region.box
     one = record(pixels, mask, others=[Region(other, box or own)])
-    ((candidate,),) = Inpainter(TeleaFill()).process([one])
+    ((candidate,),) = opened(Inpainter(TeleaFill())).process([one])
     assert (candidate.counterfactual is not None) is told
 
 
@@ -302,7 +301,7 @@ def test_absence_is_not_claimed_of_what_has_others_unseen(label):
     pixels, _, mask = scene(1)
     one = record(pixels, mask)
     region = Region(label, one.region.box, one.region.mask)
-    ((candidate,),) = Inpainter(TeleaFill()).process(
+    ((candidate,),) = opened(Inpainter(TeleaFill())).process(
         [replace(one, known=Known.annotated([region]))]
     )
     assert candidate.counterfactual is None
@@ -310,7 +309,7 @@ def test_absence_is_not_claimed_of_what_has_others_unseen(label):
 
 def test_counterfactual_can_be_left_out():
     pixels, _, mask = scene(1)
-    stage = Inpainter(TeleaFill(), counterfactual="none")
+    stage = opened(Inpainter(TeleaFill(), counterfactual="none"))
     assert stage.process([record(pixels, mask)])[0][0].counterfactual is None
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from fakes.opened import opened
 from schemas.geometry import Box, Mask
 from schemas.records import Drop, Reason, Region, Seed, Tag, Tagged
 from stages.base import Device
 from stages.locate.detections import Detection
-from stages.locate.detector import Detector, DetectorBackend
+from stages.locate.detector import Detector, DetectorModel
 from stages.pixels import encode_jpeg
 
 
@@ -25,8 +26,9 @@ class Finding:
     opened: int = 0
     name: str = "finding"
 
-    def open(self, device):
+    def load(self, device):
         self.opened += 1
+        return self
 
     def close(self):
         self.opened -= 1
@@ -48,7 +50,7 @@ def tagged(chosen="A dog and a cat.", tags=("dog", "cat"), regions=()):
 def found(detections, record=None, **settings):
     """(label, score) of the regions, or the reason of the drop."""
     backend = Finding([[Detection(Box(*box), {tag: score}) for tag, box, score in detections]])
-    (outcome,) = Detector(backend, **settings).process([record or tagged()])
+    (outcome,) = opened(Detector(backend, **settings)).process([record or tagged()])
     if isinstance(outcome, Drop):
         return outcome.reason
     return [(region.label, region.score) for region in outcome[0].regions]
@@ -59,7 +61,7 @@ DOG, CAT = (10, 10, 40, 40), (60, 60, 90, 90)
 
 def test_regions_carry_the_score_and_the_clipped_box():
     backend = Finding([[Detection(Box(-5, 10, 40, 140), {"dog": 0.5})]])
-    (outcome,) = Detector(backend, max_area=1.0).process([tagged()])
+    (outcome,) = opened(Detector(backend, max_area=1.0)).process([tagged()])
     assert outcome[0].regions == (Region("dog", Box(0, 10, 40, 100), score=0.5),)
     assert backend.asked == [[((100, 100, 3), ["dog", "cat"])]]
 
@@ -101,7 +103,7 @@ def test_a_thing_keeps_every_score_and_the_mask_of_the_detection_that_names_it()
         Detection(box, {"suv": 0.6, "car": 0.5}, mask, {"van": 0.2, "truck": 0.1}),
         Detection(Box(*CAT), {"cat": 0.8}),
     ]
-    (outcome,) = Detector(Finding([answers])).process([tagged("A car and a cat.")])
+    (outcome,) = opened(Detector(Finding([answers]))).process([tagged("A car and a cat.")])
     cat, car = outcome[0].known.things
     assert list(car.scores.items()) == [
         ("car", 0.5), ("suv", 0.6), ("van", 0.4), ("vehicle", 0.3), ("truck", 0.1)
@@ -110,7 +112,7 @@ def test_a_thing_keeps_every_score_and_the_mask_of_the_detection_that_names_it()
     assert (car.mask, cat.mask) == (Mask.from_array(mask), None)
     assert outcome[0].regions == (cat.region, Region("car", box, car.mask, score=0.5))
     with pytest.raises(ValueError, match=r"mask of shape \(9, 100\)"):
-        Detector(Finding([[Detection(box, {"cat": 0.5}, mask[:9])]])).process([tagged()])
+        opened(Detector(Finding([[Detection(box, {"cat": 0.5}, mask[:9])]]))).process([tagged()])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_the_limits_of_annotated_regions_hold(detections, settings, expected):
 
 
 def test_a_drop_says_which_tags_were_asked():
-    (outcome,) = Detector(Finding([[]])).process([tagged()])
+    (outcome,) = opened(Detector(Finding([[]]))).process([tagged()])
     assert outcome == Drop(Reason.NO_REGION, "none of 2 tags was found: dog, cat")
 
 
@@ -139,12 +141,12 @@ def test_annotated_regions_replace_detection():
     mine = Region("dog", Box(*DOG))
     backend = Finding([[Detection(Box(*CAT), {"cat": 0.8})]])
     batch = [tagged(tags=(), regions=[mine]), tagged()]
-    first, second = Detector(backend).process(batch)
+    first, second = opened(Detector(backend)).process(batch)
     assert first[0].regions == (mine,)
     assert [r.label for r in second[0].regions] == ["cat"]
     assert len(backend.asked) == len(backend.asked[0]) == 1
     # The limits hold for annotations, too, and the model does not stand in.
-    outcome = Detector(backend).process([tagged(regions=[Region("bird", Box(*DOG))])])[0]
+    outcome = opened(Detector(backend)).process([tagged(regions=[Region("bird", Box(*DOG))])])[0]
     assert outcome.reason == Reason.NOT_IN_ANSWER
 
 
@@ -159,7 +161,7 @@ def test_numbers_out_of_bounds_are_trouble(bad):
 def test_settings_and_opening():
     backend = Finding([])
     stage = TypeAdapter(Detector).validate_python({"backend": backend, "max_area": 0.3})
-    assert isinstance(backend, DetectorBackend)
+    assert isinstance(backend, DetectorModel)
     stage.open(Device())
     assert backend.opened == 1
     stage.close()

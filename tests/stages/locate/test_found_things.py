@@ -67,7 +67,7 @@ def segmented(chosen, things, models, *, annotated, **limits):
         (grounded,) = stage.process([start])
     else:
         models.found = things
-        stage = Detector(models, **limits)
+        stage = opened(Detector(models, **limits))
         stage.open(Device())
         tags = tuple(Tag(name, 0.9) for name, _ in things)
         (grounded,) = stage.process([Tagged(start, tags)])
@@ -95,7 +95,7 @@ def test_a_removal_knows_the_same_of_detected_things_as_of_annotated(chosen, thi
     for annotated in (True, False):
         models = Models()
         records = segmented(chosen, things, models, annotated=annotated, **limits)
-        outcomes = Inpainter(models).process(records)
+        outcomes = opened(Inpainter(models)).process(records)
         told[annotated] = [
             (c.contrast.target, c.counterfactual, int(avoided.sum()))
             for (c,), avoided in zip(outcomes, models.avoided, strict=True)

@@ -8,25 +8,23 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from fakes.opened import opened
 from schemas.geometry import Box
 from schemas.records import Drop, Reason, Region, Seed, Tag
+from stages.base import CpuBackend
 from stages.locate.scene_tags import SCENE_TAGS
-from stages.locate.tagger import Tagger, TaggerBackend
+from stages.locate.tagger import Tagger, TaggerModel
 from stages.pixels import encode_jpeg
 
 
 @dataclass
-class Saying:
+class Saying(CpuBackend):
     """Gives the prepared tags, and remembers how bright the images were."""
+
+    name = "saying"
 
     answers: list[list[tuple[str, float]]]
     seen: list[list[int]] = field(default_factory=list)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def tag(self, images):
         self.seen.append([round(float(image.mean())) for image in images])
@@ -43,7 +41,7 @@ DOG = Region("dog", Box(1, 1, 9, 9))
 
 
 def tagged(answer, **settings):
-    (outcome,) = Tagger(Saying([answer]), **settings).process([seed()])
+    (outcome,) = opened(Tagger(Saying([answer]), **settings)).process([seed()])
     return outcome if isinstance(outcome, Drop) else [(t.name, t.score) for t in outcome[0].tags]
 
 
@@ -73,7 +71,7 @@ def test_no_tag_left_is_a_drop_that_says_what_was_found():
 def test_seeds_with_annotated_regions_pass_by_the_model():
     backend = Saying([[("dog", 0.9)], [("cat", 0.8)]])
     batch = [seed(50), seed(90, [DOG]), seed(200)]
-    outcomes = Tagger(backend).process(batch)
+    outcomes = opened(Tagger(backend)).process(batch)
     assert backend.seen == [[50, 200]]
     assert [outcome[0].tags for outcome in outcomes] == [
         (Tag("dog", 0.9),),
@@ -82,7 +80,7 @@ def test_seeds_with_annotated_regions_pass_by_the_model():
     ]
     assert [outcome[0].seed for outcome in outcomes] == batch
     backend.seen.clear()
-    Tagger(backend).process([seed(90, [DOG])])
+    opened(Tagger(backend)).process([seed(90, [DOG])])
     assert backend.seen == []
 
 
@@ -102,7 +100,7 @@ def test_the_default_list_names_scenes_and_no_things():
 def test_settings():
     made = TypeAdapter(Tagger).validate_python({"backend": Saying([]), "stop": ["sky", "sea"]})
     assert made.stop == ("sky", "sea")
-    assert isinstance(made.backend, TaggerBackend)
+    assert isinstance(made.backend, TaggerModel)
     for wrong in ({"max_tags": 0}, {"stopp": []}, {"min_score": 2}):
         with pytest.raises(ValueError):
             TypeAdapter(Tagger).validate_python({"backend": Saying([]), **wrong})

@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,9 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from fakes.tiny.clip import MAX_TOKENS, save_clip
 from fakes.tiny.dinov2 import save_dinov2
-from stages.backends.embed.clip import Clip
+from stages.backends.embed.clip import ClipSettings
 from stages.backends.weights.checkpoints import CheckpointError
-from stages.base import Device
-from stages.decide.scorer import ImageTextBackend
+from stages.base import BackendSettings, Device
 
 ATOL = 1e-5
 """Of a coordinate of a unit vector, in float32."""
@@ -26,8 +26,7 @@ def clip_folder(tmp_path_factory):
 
 @pytest.fixture
 def clip(clip_folder):
-    backend = Clip(model=str(clip_folder))
-    backend.open(Device())
+    backend = ClipSettings(model=str(clip_folder)).load(Device())
     yield backend
     backend.close()
 
@@ -64,10 +63,10 @@ def test_rows_are_what_the_checkpoints_own_processor_and_model_give(clip, clip_f
 
 def test_rows_do_not_depend_on_the_batch(clip):
     images, texts = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
-    clip.max_batch = 3
+    clip.settings = replace(clip.settings, max_batch=3)
     np.testing.assert_allclose(clip.embed_images(IMAGES), images, atol=ATOL)
     np.testing.assert_allclose(clip.embed_texts(TEXTS), texts, atol=ATOL)
-    clip.max_batch = 1
+    clip.settings = replace(clip.settings, max_batch=1)
     np.testing.assert_allclose(clip.embed_images(IMAGES), images, atol=ATOL)
     np.testing.assert_allclose(clip.embed_texts(TEXTS), texts, atol=ATOL)
 
@@ -88,8 +87,7 @@ def test_the_whole_view_sees_what_the_crop_cuts_off(clip_folder):
     edited[:, :12] = 255 - edited[:, :12]
     values = {}
     for view in ("crop", "whole"):
-        backend = Clip(model=str(clip_folder), view=view)
-        backend.open(Device())
+        backend = ClipSettings(model=str(clip_folder), view=view).load(Device())
         one, other = backend.embed_images([before, edited])
         values[view] = float(one @ other)
     assert values["crop"] == pytest.approx(1, abs=1e-6)
@@ -107,37 +105,34 @@ def test_the_old_form_of_openais_settings_is_read(clip_folder, tmp_path, view):
     file.write_text(json.dumps({**old, "feature_extractor_type": "CLIPFeatureExtractor"}))
     rows = []
     for where in (clip_folder, folder):
-        backend = Clip(model=str(where), view=view)
-        backend.open(Device())
+        backend = ClipSettings(model=str(where), view=view).load(Device())
         rows.append(backend.embed_images(IMAGES))
     np.testing.assert_array_equal(*rows)
 
 
 def test_half_precision_gives_nearly_the_same_unit_rows(clip):
     full = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
-    clip.close()
-    clip.open(Device(dtype="bfloat16"))
+    clip = clip.settings.load(Device(dtype="bfloat16"))
     for one, half in zip(full, (clip.embed_images(IMAGES), clip.embed_texts(TEXTS)), strict=True):
         np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
         assert (one * half).sum(axis=1).min() > 0.99
 
 
 def test_opening_and_closing(clip_folder, tmp_path):
-    backend = Clip(model=str(clip_folder))
-    assert isinstance(backend, ImageTextBackend)
+    backend = ClipSettings(model=str(clip_folder))
+    assert isinstance(backend, BackendSettings)
     assert pickle.loads(pickle.dumps(backend)) == backend
-    backend.close()
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    model = backend.load(Device())
+    model.close()
+    model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
+        backend.load(Device("cuda"))
     with pytest.raises(CheckpointError, match="type 'dinov2'; clip is needed"):
-        Clip(model=str(save_dinov2(tmp_path))).open(Device())
+        ClipSettings(model=str(save_dinov2(tmp_path))).load(Device())
 
 
 def test_settings():
-    adapter = TypeAdapter(Clip)
+    adapter = TypeAdapter(ClipSettings)
     one = adapter.validate_python({"model": "a/b", "revision": "v1", "view": "whole"})
     (checkpoint,) = one.checkpoints()
     assert (checkpoint.model, checkpoint.revision) == ("a/b", "v1")

@@ -1,6 +1,7 @@
 """DINOv2 and SigLIP: the same questions to both."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,10 @@ from transformers import (
 
 from fakes.tiny.dinov2 import save_dinov2
 from fakes.tiny.siglip import save_siglip, save_siglip2
-from stages.backends.embed.dinov2 import Dinov2
-from stages.backends.embed.siglip import Siglip
+from stages.backends.embed.dinov2 import Dinov2Settings
+from stages.backends.embed.siglip import SiglipSettings
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError
-from stages.base import Device
-from stages.decide.embedder import EmbedderBackend
+from stages.base import BackendSettings, Device
 
 ATOL = 1e-5
 """Of a coordinate of a unit vector, in float32."""
@@ -36,7 +36,12 @@ def folders(tmp_path_factory):
     }
 
 
-BACKENDS = {"dinov2": Dinov2, "registers": Dinov2, "siglip": Siglip, "siglip2": Siglip}
+BACKENDS = {
+    "dinov2": Dinov2Settings,
+    "registers": Dinov2Settings,
+    "siglip": SiglipSettings,
+    "siglip2": SiglipSettings,
+}
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -46,8 +51,7 @@ def kind(request):
 
 @pytest.fixture
 def made(kind, folders):
-    backend = BACKENDS[kind](model=str(folders[kind]))
-    backend.open(Device())
+    backend = BACKENDS[kind](model=str(folders[kind])).load(Device())
     yield backend
     backend.close()
 
@@ -90,7 +94,7 @@ def test_rows_are_what_the_checkpoints_own_processor_and_model_give(made, kind, 
 
 def test_rows_do_not_depend_on_the_batch(made):
     together = made.embed(IMAGES)
-    made.max_batch = 3
+    made.settings = replace(made.settings, max_batch=3)
     np.testing.assert_allclose(made.embed(IMAGES), together, atol=ATOL)
     for image, row in zip(IMAGES, together, strict=True):
         np.testing.assert_allclose(made.embed([image])[0], row, atol=ATOL)
@@ -98,8 +102,7 @@ def test_rows_do_not_depend_on_the_batch(made):
 
 def test_half_precision_gives_nearly_the_same_unit_rows(made):
     full = made.embed(IMAGES)
-    made.close()
-    made.open(Device(dtype="bfloat16"))
+    made = made.settings.load(Device(dtype="bfloat16"))
     half = made.embed(IMAGES)
     assert half.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
@@ -108,8 +111,7 @@ def test_half_precision_gives_nearly_the_same_unit_rows(made):
 
 def test_patch_means_leave_class_and_register_tokens_out(folders):
     for kind, num_before in (("dinov2", 1), ("registers", 4)):
-        backend = Dinov2(model=str(folders[kind]), pooling="mean")
-        backend.open(Device())
+        backend = Dinov2Settings(model=str(folders[kind]), pooling="mean").load(Device())
         rows = backend.embed(IMAGES)
         tokens = backend._model(backend._images.stacked(IMAGES)).last_hidden_state
         assert tokens.shape[1] == num_before + 16
@@ -124,8 +126,7 @@ def test_the_whole_view_sees_what_the_crop_cuts_off(folders):
     edited[:, :12] = 255 - edited[:, :12]
     values = {}
     for view in ("crop", "whole"):
-        backend = Dinov2(model=str(folders["dinov2"]), view=view)
-        backend.open(Device())
+        backend = Dinov2Settings(model=str(folders["dinov2"]), view=view).load(Device())
         one, other = backend.embed([before, edited])
         values[view] = float(one @ other)
     assert values["crop"] == pytest.approx(1, abs=1e-6)
@@ -135,33 +136,36 @@ def test_the_whole_view_sees_what_the_crop_cuts_off(folders):
 def test_opening_and_closing(kind, folders):
     backend = BACKENDS[kind](model=str(folders[kind]))
     assert pickle.loads(pickle.dumps(backend)) == backend
-    backend.close()
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    model = backend.load(Device())
+    model.close()
+    model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
+        backend.load(Device("cuda"))
 
 
 def test_checkpoints_that_will_not_do(folders, tmp_path):
     for backend, wrong, words in (
-        (Dinov2, folders["siglip"], "type 'siglip'; dinov2 or dinov2_with_registers is needed"),
-        (Siglip, folders["dinov2"], "type 'dinov2'; siglip or .* is needed"),
-        (Siglip, tmp_path / "none", "no model at"),
-        (Siglip, save_siglip(tmp_path / "headless", head=False), "no pooling head"),
+        (
+            Dinov2Settings,
+            folders["siglip"],
+            "type 'siglip'; dinov2 or dinov2_with_registers is needed",
+        ),
+        (SiglipSettings, folders["dinov2"], "type 'dinov2'; siglip or .* is needed"),
+        (SiglipSettings, tmp_path / "none", "no model at"),
+        (SiglipSettings, save_siglip(tmp_path / "headless", head=False), "no pooling head"),
     ):
         with pytest.raises(CheckpointError, match=words):
-            backend(model=str(wrong)).open(Device())
+            backend(model=str(wrong)).load(Device())
 
 
 def test_settings():
-    for cls in (Dinov2, Siglip):
+    for cls in (Dinov2Settings, SiglipSettings):
         adapter = TypeAdapter(cls)
         one = adapter.validate_python({"model": "a/b", "revision": "v1"})
-        assert isinstance(one, EmbedderBackend)
+        assert isinstance(one, BackendSettings)
         assert one.checkpoints() == (Checkpoint("a/b", "v1"),)
         for wrong in ({"modle": 3}, {"max_batch": 0}):
             with pytest.raises(ValidationError):
                 adapter.validate_python(wrong)
     with pytest.raises(ValidationError):
-        TypeAdapter(Dinov2).validate_python({"pooling": "max"})
+        TypeAdapter(Dinov2Settings).validate_python({"pooling": "max"})

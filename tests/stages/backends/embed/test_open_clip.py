@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -7,11 +8,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stages.backends.embed.open_clip import OpenClip
+from stages.backends.embed.open_clip import OpenClipSettings
 from stages.backends.embed.sentence_rules import SentenceRules
 from stages.backends.weights.checkpoints import CheckpointError
-from stages.base import Device
-from stages.decide.scorer import ImageTextBackend
+from stages.base import BackendSettings, Device
 from stages.wording.sentences import split_to_fit
 
 open_clip = pytest.importorskip("open_clip")
@@ -29,8 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def clip(folder):
-    backend = OpenClip(model=str(folder))
-    backend.open(Device())
+    backend = OpenClipSettings(model=str(folder)).load(Device())
     yield backend
     backend.close()
 
@@ -63,7 +62,7 @@ def test_rows_are_what_the_library_gives(clip, folder):
 def test_rows_do_not_depend_on_the_batch(clip):
     images, texts = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
     for size in (3, 1):
-        clip.max_batch = size
+        clip.settings = replace(clip.settings, max_batch=size)
         np.testing.assert_allclose(clip.embed_images(IMAGES), images, atol=ATOL)
         np.testing.assert_allclose(clip.embed_texts(TEXTS), texts, atol=ATOL)
 
@@ -86,8 +85,7 @@ def test_the_whole_view_sees_what_the_crop_cuts_off(folder):
     edited[:, :12] = 255 - edited[:, :12]
     values = {}
     for view in ("crop", "whole"):
-        backend = OpenClip(model=str(folder), view=view)
-        backend.open(Device())
+        backend = OpenClipSettings(model=str(folder), view=view).load(Device())
         one, other = backend.embed_images([before, edited])
         values[view] = float(one @ other)
     assert values["crop"] == pytest.approx(1, abs=1e-6)
@@ -96,26 +94,24 @@ def test_the_whole_view_sees_what_the_crop_cuts_off(folder):
 
 def test_half_precision_gives_nearly_the_same_unit_rows(clip):
     full = clip.embed_images(IMAGES), clip.embed_texts(TEXTS)
-    clip.close()
-    clip.open(Device(dtype="bfloat16"))
+    clip = clip.settings.load(Device(dtype="bfloat16"))
     for one, half in zip(full, (clip.embed_images(IMAGES), clip.embed_texts(TEXTS)), strict=True):
         np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)
         assert (one * half).sum(axis=1).min() > 0.99
 
 
 def test_opening_and_closing(folder, tmp_path):
-    backend = OpenClip(model=str(folder))
-    assert isinstance(backend, ImageTextBackend)
+    backend = OpenClipSettings(model=str(folder))
+    assert isinstance(backend, BackendSettings)
     assert pickle.loads(pickle.dumps(backend)) == backend
-    backend.close()
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    model = backend.load(Device())
+    model.close()
+    model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
+        backend.load(Device("cuda"))
     for message in ("config file missing", "weights"):
         with pytest.raises(CheckpointError, match=f"holds no open_clip model: .*{message}"):
-            OpenClip(model=str(tmp_path)).open(Device())
+            OpenClipSettings(model=str(tmp_path)).load(Device())
         text = (folder / "open_clip_config.json").read_text()
         (tmp_path / "open_clip_config.json").write_text(text)
     (tmp_path / "open_clip_model.safetensors").write_bytes(
@@ -125,12 +121,12 @@ def test_opening_and_closing(folder, tmp_path):
     config["model_cfg"]["vision_cfg"]["width"] = 16
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"open_clip model: .*state_dict") as caught:
-        OpenClip(model=str(tmp_path)).open(Device())
+        OpenClipSettings(model=str(tmp_path)).load(Device())
     assert "\n" not in str(caught.value)
 
 
 def test_settings():
-    adapter = TypeAdapter(OpenClip)
+    adapter = TypeAdapter(OpenClipSettings)
     one = adapter.validate_python({"model": "a/b", "revision": "v1", "view": "whole"})
     (checkpoint,) = one.checkpoints()
     assert (checkpoint.model, checkpoint.revision) == ("a/b", "v1")

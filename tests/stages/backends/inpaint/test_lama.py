@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -7,10 +8,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from fakes.tiny.lama import save_lama
-from stages.backends.inpaint.lama import Lama
+from stages.backends.inpaint.lama import LamaSettings
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError
-from stages.base import Device
-from stages.edit.inpainter import InpainterBackend
+from stages.base import BackendSettings, Device
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
@@ -22,8 +22,7 @@ def lama_file(tmp_path_factory):
 
 @pytest.fixture
 def lama(lama_file):
-    backend = Lama(model=str(lama_file.parent))
-    backend.open(Device())
+    backend = LamaSettings(model=str(lama_file.parent)).load(Device())
     yield backend
     backend.close()
 
@@ -68,7 +67,7 @@ def test_only_images_of_one_padded_size_share_a_pass(lama):
     shapes = []
     network = lama._network
     lama._network = lambda image, mask: shapes.append(tuple(image.shape)) or network(image, mask)
-    lama.max_batch = 2
+    lama.settings = replace(lama.settings, max_batch=2)
     filled(lama, *(scene(*size) for size in SIZES))
     assert sorted(shapes) == [
         (1, 3, 16, 16),
@@ -96,7 +95,7 @@ def test_it_gives_what_the_network_gives_on_the_symmetrically_padded_image(lama,
 
 def test_what_lies_under_the_mask_or_its_growth_does_not_shine_through(lama):
     picture, mask = scene(64, 48)
-    lama.dilation_px = 3
+    lama.settings = replace(lama.settings, dilation_px=3)
     (out,) = filled(lama, (picture, mask))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
     rim = (cv2.dilate(mask.astype(np.uint8), disc) > 0) & ~mask
@@ -105,7 +104,7 @@ def test_what_lies_under_the_mask_or_its_growth_does_not_shine_through(lama):
     (other,) = filled(lama, (repainted, mask))
     np.testing.assert_array_equal(other[mask], out[mask])
     np.testing.assert_array_equal(other[rim], repainted[rim])
-    lama.dilation_px = 0
+    lama.settings = replace(lama.settings, dilation_px=0)
     (seen,) = filled(lama, (repainted, mask))
     assert (seen[mask] != other[mask]).any()
 
@@ -114,7 +113,7 @@ def test_a_large_image_is_filled_at_a_reduced_size(lama):
     shapes = []
     network = lama._network
     lama._network = lambda image, mask: shapes.append(tuple(image.shape)) or network(image, mask)
-    lama.max_side = 64
+    lama.settings = replace(lama.settings, max_side=64)
     picture, mask = scene(150, 100)
     mask[0, 0] = True  # a single pixel must not vanish when the hole is reduced
     (out,) = filled(lama, (picture, mask))
@@ -133,16 +132,15 @@ def test_numbers_that_are_none_are_trouble(lama):
 
 
 def test_opening_and_closing(lama_file):
-    for model in (lama_file, lama_file.parent):
-        backend = Lama(model=str(model))
+    for path in (lama_file, lama_file.parent):
+        backend = LamaSettings(model=str(path))
         assert pickle.loads(pickle.dumps(backend)) == backend
-        backend.close()
-        backend.open(Device(dtype="bfloat16"))  # it stays in float32
-        assert filled(backend, scene(16, 16))[0].shape == (16, 16, 3)
-        backend.close()
-        backend.close()
+        model = backend.load(Device(dtype="bfloat16"))  # it stays in float32
+        assert filled(model, scene(16, 16))[0].shape == (16, 16, 3)
+        model.close()
+        model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
+        backend.load(Device("cuda"))
 
 
 class OneArgument(torch.nn.Module):
@@ -158,7 +156,7 @@ class Shrinks(torch.nn.Module):
 def test_files_that_will_not_do(tmp_path):
     def refused(words):
         with pytest.raises(CheckpointError, match=words) as caught:
-            Lama(model=str(tmp_path)).open(Device())
+            LamaSettings(model=str(tmp_path)).load(Device())
         assert "\n" not in str(caught.value)
 
     refused("holds no big-lama.pt")
@@ -171,13 +169,13 @@ def test_files_that_will_not_do(tmp_path):
         torch.jit.save(torch.jit.script(wrong), str(file))
         refused("is TorchScript, but does not take an image and a mask")
     with pytest.raises(CheckpointError, match="no model at"):
-        Lama(model=str(tmp_path / "none.pt")).open(Device())
+        LamaSettings(model=str(tmp_path / "none.pt")).load(Device())
 
 
 def test_settings():
-    adapter = TypeAdapter(Lama)
+    adapter = TypeAdapter(LamaSettings)
     one = adapter.validate_python({"model": "a/b", "revision": "v1", "file": "x.pt"})
-    assert isinstance(one, InpainterBackend)
+    assert isinstance(one, BackendSettings)
     assert one.checkpoints() == (Checkpoint("a/b", "v1", ("x.pt",)),)
     for wrong in ({"side": 3}, {"max_side": 8}, {"dilation_px": -1}, {"max_batch": 0}):
         with pytest.raises(ValidationError):

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,11 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from fakes.tiny.florence import WRITTEN, plain, save_florence, tokenizer
-from stages.backends.locate.florence import Florence
+from stages.backends.locate.florence import FlorenceSettings
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, HasCheckpoints
-from stages.base import Device
-from stages.locate.detector import DetectorBackend
-from stages.locate.tagger import TaggerBackend
+from stages.base import BackendSettings, Device
 from tests.stages.backends.locate.triples import triples
 
 RED, BLUE, GREY = (plain(color, 50, 80) for color in WRITTEN)
@@ -28,8 +27,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(params=[1, 3])
 def made(request, folder):
     """Greedy, and with beams."""
-    backend = Florence(model=str(folder), num_beams=request.param, max_new_tokens=64)
-    backend.open(Device())
+    backend = FlorenceSettings(model=str(folder), num_beams=request.param, max_new_tokens=64).load(
+        Device()
+    )
     yield backend
     backend.close()
 
@@ -58,7 +58,7 @@ def test_names_and_boxes_of_what_was_learned(made):
 def test_neither_the_batch_nor_its_cuts_change_a_tag(made):
     pictures = [RED, GREY, BLUE, WIDE]
     together = made.tag(pictures)
-    made.max_batch = 3
+    made.settings = replace(made.settings, max_batch=3)
     cut = made.tag(pictures)
     for k, image in enumerate(pictures):
         (alone,) = made.tag([image])
@@ -78,7 +78,7 @@ def test_the_library_writes_and_reads_the_same(made, folder):
     for image in (RED, BLUE, GREY, WIDE):
         inputs = processor(images=image, text="<OD>", return_tensors="pt")
         tokens = model.generate(
-            **inputs, num_beams=made.num_beams, max_new_tokens=64, do_sample=False
+            **inputs, num_beams=made.settings.num_beams, max_new_tokens=64, do_sample=False
         )
         ours, chances = made._written([image])
         assert ours[0].tolist() == tokens[0, 1:].tolist()
@@ -124,8 +124,7 @@ def test_odd_texts(made, text, expected):
 
 def test_half_precision(made):
     exact = [triples(own) for own in made.detect([RED, BLUE], [["dog", "red panda"], ["cat"]])]
-    made.close()
-    made.open(Device(dtype="bfloat16"))
+    made = made.settings.load(Device(dtype="bfloat16"))
     assert made._model.dtype == torch.bfloat16
     rough = [triples(own) for own in made.detect([RED, BLUE], [["dog", "red panda"], ["cat"]])]
     for own, other in zip(exact, rough, strict=True):
@@ -134,16 +133,15 @@ def test_half_precision(made):
 
 
 def test_opening_and_closing(folder):
-    backend = Florence(model=str(folder), max_new_tokens=64)
+    backend = FlorenceSettings(model=str(folder), max_new_tokens=64)
     assert pickle.loads(pickle.dumps(backend)) == backend
-    backend.close()
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    model = backend.load(Device())
+    model.close()
+    model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
+        backend.load(Device("cuda"))
     with pytest.raises(CheckpointError, match="can write 127 tokens; max_new_tokens is 512"):
-        Florence(model=str(folder)).open(Device())
+        FlorenceSettings(model=str(folder)).load(Device())
 
 
 def test_a_tokenizer_without_places(tmp_path, folder):
@@ -154,7 +152,7 @@ def test_a_tokenizer_without_places(tmp_path, folder):
     plain_words = type(made)(tokenizer_object=_without_places(made), bos_token="<s>")
     plain_words.save_pretrained(other)
     with pytest.raises(CheckpointError, match="lacks 1000 of the 1000 tokens of places"):
-        Florence(model=str(other), max_new_tokens=64).open(Device())
+        FlorenceSettings(model=str(other), max_new_tokens=64).load(Device())
 
 
 def _without_places(made):
@@ -168,10 +166,10 @@ def _without_places(made):
 
 
 def test_settings():
-    adapter = TypeAdapter(Florence)
+    adapter = TypeAdapter(FlorenceSettings)
     one = adapter.validate_python({"model": "a/b", "revision": "main", "num_beams": 1})
-    assert isinstance(one, TaggerBackend)
-    assert isinstance(one, DetectorBackend)
+    assert isinstance(one, BackendSettings)
+    assert isinstance(one, BackendSettings)
     assert isinstance(one, HasCheckpoints)
     assert one.checkpoints() == (Checkpoint("a/b", "main"),)
     for wrong in ({"task": "<OCR>"}, {"num_beams": 0}, {"max_new_tokens": 5}):

@@ -1,5 +1,6 @@
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from transformers import GroundingDinoProcessor
 from fakes.tiny.grounding_dino import MAX_TEXT_LEN, save_grounding_dino
 from fakes.tiny.sam import save_sam
 from schemas.geometry import Box
-from stages.backends.locate.grounding_dino import GroundingDino, _Prompt, _text_positions
+from stages.backends.locate.grounding_dino import GroundingDinoSettings
+from stages.backends.locate.grounding_dino_model import _above, _Prompt, _text_positions
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, HasCheckpoints
-from stages.base import Device
-from stages.locate.detector import DetectorBackend
+from stages.base import BackendSettings, Device
 from tests.stages.backends.locate.triples import triples
 
 PIXELS, SCORE = 2e-3, 2e-5
@@ -28,8 +29,9 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def made(folder):
     """Lets everything through, so that tests see all queries, each with one tag."""
-    backend = GroundingDino(model=str(folder), box_threshold=0, text_threshold=0, synonym_share=1)
-    backend.open(Device())
+    backend = GroundingDinoSettings(
+        model=str(folder), box_threshold=0, text_threshold=0, synonym_share=1
+    ).load(Device())
     yield backend
     backend.close()
 
@@ -58,7 +60,7 @@ def check_same(one, other):
 
 def test_neither_the_batch_nor_its_cuts_change_a_box(made):
     together = made.detect(IMAGES, TAGS)
-    made.max_batch = 1
+    made.settings = replace(made.settings, max_batch=1)
     cut = made.detect(IMAGES, TAGS)
     assert [len(found) for found in together] == [20, 20, 20, 0]
     assert {tag for tag, _, _ in triples(together[2])} <= set(TAGS[2])
@@ -166,7 +168,9 @@ PROMPT = _Prompt(0, ["red panda", "dog"], [(1, 3), (4, 5)], [101, 202, 203, 1012
 )
 def test_a_box_belongs_to_the_tag_whose_tokens_are_likely(chances, expected):
     boxes = np.array([[0.5, 0.5, 0.5, 1.5]], np.float32)
-    found = GroundingDino()._above(PROMPT, np.array([chances], np.float32), boxes, 200, 100)
+    found = _above(
+        GroundingDinoSettings(), PROMPT, np.array([chances], np.float32), boxes, 200, 100
+    )
     assert [(tag, pytest.approx(score)) for tag, _, score in triples(found)] == expected
     assert all(one.box == (50, 0, 150, 100) for one in found)
 
@@ -178,7 +182,7 @@ def test_what_cannot_name_a_box_is_kept_as_faint():
         [0, 0.6, 0.6, 0, 0.09, 0, 0],
         [0, 0.2, 0.2, 0, 0.2, 0, 0],  # nothing names it: no detection
     ]
-    found = GroundingDino()._above(PROMPT, np.array(chances, np.float32), boxes, 200, 100)
+    found = _above(GroundingDinoSettings(), PROMPT, np.array(chances, np.float32), boxes, 200, 100)
     assert [(dict(one.names), dict(one.faint)) for one in found] == [
         ({"red panda": pytest.approx(0.6)}, {"dog": pytest.approx(0.4)}),
         ({"red panda": pytest.approx(0.6)}, {}),
@@ -217,7 +221,7 @@ def test_odd_tags(made):
 def test_the_sides_of_resized_images_can_be_rounded(made):
     assert made._resized_size(picture(333, 500)) == (96, 144)
     assert made._resized_size(picture(40, 55)) == (96, 132)
-    made.side_step = 32
+    made.settings = replace(made.settings, side_step=32)
     assert made._resized_size(picture(40, 55)) == (96, 128)
     image, prompts = picture(40, 55), list(made._prompts(0, ["dog"]))
     _, ((x, y, w, h), *_) = (out[0] for out in made._run([image], (96, 128), prompts))
@@ -231,8 +235,7 @@ def test_half_precision_leaves_boxes_in_full(made, dtype, near):
     image, tags = IMAGES[0], TAGS[0]
     size, prompts = made._resized_size(image), list(made._prompts(0, tags))
     chances, boxes = made._run([image], size, prompts)
-    made.close()
-    made.open(Device(dtype=dtype))
+    made = made.settings.load(Device(dtype=dtype))
     assert made._model.dtype == torch.float32
     half, rough = made._run([image], size, prompts)
     assert np.isfinite(half).all()
@@ -246,36 +249,35 @@ def test_half_precision_leaves_boxes_in_full(made, dtype, near):
 
 
 def test_opening_and_closing(folder):
-    backend = GroundingDino(model=str(folder))
+    backend = GroundingDinoSettings(model=str(folder))
     assert pickle.loads(pickle.dumps(backend)) == backend
-    backend.close()
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    model = backend.load(Device())
+    model.close()
+    model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
+        backend.load(Device("cuda"))
 
 
 def test_checkpoints_that_will_not_do(tmp_path, folder):
     with pytest.raises(CheckpointError, match="no model at"):
-        GroundingDino(model=str(tmp_path / "none")).open(Device())
+        GroundingDinoSettings(model=str(tmp_path / "none")).load(Device())
     (tmp_path / "sam").mkdir()
     sam = save_sam(tmp_path / "sam")
     with pytest.raises(CheckpointError, match="type 'sam'; grounding-dino is needed"):
-        GroundingDino(model=str(sam)).open(Device())
+        GroundingDinoSettings(model=str(sam)).load(Device())
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (bare / name).unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer|BertTokenizer") as caught:
-        GroundingDino(model=str(bare)).open(Device())
+        GroundingDinoSettings(model=str(bare)).load(Device())
     assert "\n" not in str(caught.value)
 
 
 def test_settings():
-    adapter = TypeAdapter(GroundingDino)
+    adapter = TypeAdapter(GroundingDinoSettings)
     one = adapter.validate_python({"model": "a/b", "revision": "main", "box_threshold": 0.3})
-    assert isinstance(one, DetectorBackend)
+    assert isinstance(one, BackendSettings)
     assert isinstance(one, HasCheckpoints)
     assert one.checkpoints() == (Checkpoint("a/b", "main"),)
     for wrong in ({"modle": "a"}, {"box_threshold": 2}, {"side_step": 0}, {"name": "dino"}):

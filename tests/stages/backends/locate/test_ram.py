@@ -1,5 +1,6 @@
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -8,10 +9,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from fakes.tiny.ram import SIDE, TAGS, official_weights, reference, save_ram
-from stages.backends.locate.ram import Ram
+from stages.backends.locate.ram import RamSettings
 from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, HasCheckpoints
-from stages.base import Device
-from stages.locate.tagger import TaggerBackend
+from stages.base import BackendSettings, Device
 
 SAME = 1e-5
 """Logits of two ways to compute them, and of one image in two batches, in float32."""
@@ -30,8 +30,7 @@ IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(64, 64, 3)]
 def made(request, tmp_path_factory):
     """Settings of a checkpoint, its reference, and an opened backend."""
     settings = save_ram(tmp_path_factory.mktemp("ram"), plus=request.param)
-    backend = Ram(**settings)
-    backend.open(Device())
+    backend = RamSettings(**settings).load(Device())
     yield settings, reference(plus=request.param), backend
     backend.close()
 
@@ -65,8 +64,7 @@ def test_tags_are_those_above_their_own_threshold(made, tmp_path):
     least = (np.sort(chances, 0)[0] + np.sort(chances, 0)[1]) / 2
     path = tmp_path / "thresholds.txt"
     path.write_text("\n".join(f"{value:.9f}" for value in least) + "\n")
-    backend = Ram(**{**settings, "thresholds": str(path)})
-    backend.open(Device())
+    backend = RamSettings(**{**settings, "thresholds": str(path)}).load(Device())
     found = backend.tag(IMAGES)
     for tags, row in zip(found, chances, strict=True):
         expected = {name: p for name, p, t in zip(TAGS, row, least, strict=True) if p > t}
@@ -77,9 +75,9 @@ def test_tags_are_those_above_their_own_threshold(made, tmp_path):
 def test_neither_the_batch_nor_its_cuts_change_a_tag(made):
     _, _, backend = made
     together = backend.tag(IMAGES)
-    backend.max_batch = 2
+    backend.settings = replace(backend.settings, max_batch=2)
     cut = backend.tag(IMAGES)
-    backend.max_batch = 16
+    backend.settings = replace(backend.settings, max_batch=16)
     for k, image in enumerate(IMAGES):
         (alone,) = backend.tag([image])
         assert dict(together[k]) == pytest.approx(dict(alone), abs=SAME)
@@ -89,8 +87,7 @@ def test_neither_the_batch_nor_its_cuts_change_a_tag(made):
 
 def test_half_precision(made):
     settings, plain, _ = made
-    backend = Ram(**settings)
-    backend.open(Device(dtype="bfloat16"))
+    backend = RamSettings(**settings).load(Device(dtype="bfloat16"))
     pixels = torch.stack([by_hand(image) for image in IMAGES])
     with torch.inference_mode():
         expected = torch.stack([plain(one) for one in pixels])
@@ -112,8 +109,7 @@ def test_an_older_file_says_vision_multi(tmp_path):
     path = tmp_path / "old.pth"
     torch.save({"model": weights}, path, _use_new_zipfile_serialization=False)
     assert not zipfile.is_zipfile(path)
-    backend = Ram(**{**settings, "model": str(path)})
-    backend.open(Device())
+    backend = RamSettings(**{**settings, "model": str(path)}).load(Device())
     pixels = torch.stack([by_hand(image) for image in IMAGES])
     with torch.inference_mode():
         expected = torch.stack([model(one) for one in pixels])
@@ -156,12 +152,11 @@ def test_weights_that_do_not_fit(tmp_path, drop, put, message):
     settings = save_ram(tmp_path)
     path = tmp_path / settings["file"]
     torch.save(changed(official_weights(reference(plus=True)), drop, put), path)
-    backend = Ram(**settings)
+    backend = RamSettings(**settings)
     with pytest.raises(CheckpointError, match=message) as caught:
-        backend.open(Device())
+        backend.load(Device())
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
-    backend.close()
 
 
 def test_keys_can_be_ignored_by_the_recipe(tmp_path):
@@ -169,7 +164,7 @@ def test_keys_can_be_ignored_by_the_recipe(tmp_path):
     weights = official_weights(reference(plus=True))
     put = {"teacher.logit_scale": torch.zeros(())}
     torch.save(changed(weights, put=put), tmp_path / settings["file"])
-    Ram(**settings, ignore=("teacher.",)).open(Device())
+    RamSettings(**settings, ignore=("teacher.",)).load(Device())
 
 
 @pytest.mark.parametrize(
@@ -191,16 +186,16 @@ def test_files_that_are_no_checkpoint(tmp_path, content, message):
     else:
         torch.save(content, path)
     with pytest.raises(CheckpointError, match=message) as caught:
-        Ram(**settings).open(Device())
+        RamSettings(**settings).load(Device())
     assert "\n" not in str(caught.value)
 
 
 def test_images_of_another_size(tmp_path):
     settings = save_ram(tmp_path)
     with pytest.raises(CheckpointError, match="multiple of 64; image_size is 96"):
-        Ram(**{**settings, "image_size": 96}).open(Device())
+        RamSettings(**{**settings, "image_size": 96}).load(Device())
     with pytest.raises(CheckpointError, match="images of 64 pixels a side; image_size is 128"):
-        Ram(**{**settings, "image_size": 128}).open(Device())
+        RamSettings(**{**settings, "image_size": 128}).load(Device())
 
 
 @pytest.mark.parametrize(
@@ -220,33 +215,32 @@ def test_lists_that_do_not_fit(tmp_path, name, text, message):
     if text is not None:
         (tmp_path / "list.txt").write_text(text)
     with pytest.raises(CheckpointError, match=message):
-        Ram(**settings).open(Device())
+        RamSettings(**settings).load(Device())
 
 
 def test_a_folder_without_the_file(tmp_path):
     settings = save_ram(tmp_path)
     with pytest.raises(CheckpointError, match=r"holds no other\.pth"):
-        Ram(**{**settings, "file": "other.pth"}).open(Device())
+        RamSettings(**{**settings, "file": "other.pth"}).load(Device())
     with pytest.raises(CheckpointError, match="no model at"):
-        Ram(**{**settings, "model": str(tmp_path / "none")}).open(Device())
+        RamSettings(**{**settings, "model": str(tmp_path / "none")}).load(Device())
 
 
 def test_opening_closing_and_settings(made, tmp_path):
     settings, _, _ = made
-    backend = TypeAdapter(Ram).validate_python({**settings, "max_batch": 3})
-    assert isinstance(backend, TaggerBackend)
+    backend = TypeAdapter(RamSettings).validate_python({**settings, "max_batch": 3})
+    assert isinstance(backend, BackendSettings)
     assert isinstance(backend, HasCheckpoints)
     assert pickle.loads(pickle.dumps(backend)) == backend
-    backend.close()
-    backend.open(Device())
-    backend.close()
-    backend.close()
+    model = backend.load(Device())
+    model.close()
+    model.close()
     with pytest.raises(ValueError, match="asks for cuda"):
-        backend.open(Device("cuda"))
+        backend.load(Device("cuda"))
     for wrong in ({"image_size": 0}, {"tags": "x"}, {"name": "ram_plus"}):
         with pytest.raises(ValidationError):
-            TypeAdapter(Ram).validate_python(wrong)
-    default = Ram().checkpoints()
+            TypeAdapter(RamSettings).validate_python(wrong)
+    default = RamSettings().checkpoints()
     assert default[0] == Checkpoint(
         "xinyu1205/recognize-anything-plus-model", None, ("ram_plus_swin_large_14m.pth",)
     )

@@ -1,13 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stages.backends.original.groundingdino import GroundingDinoPy
+from stages.backends.original.groundingdino import GroundingDinoPySettings
 from stages.backends.weights.checkpoints import CheckpointError
-from stages.base import Device
-from stages.locate.detector import DetectorBackend
+from stages.base import BackendSettings, Device
 from tests.stages.backends.locate.triples import triples
 
 TAGS = ["dog", "red panda", "Table"]
@@ -23,8 +24,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend(files):
-    made = GroundingDinoPy(**files, box_threshold=0.0, text_threshold=0.0)
-    made.open(Device())
+    made = GroundingDinoPySettings(**files, box_threshold=0.0, text_threshold=0.0).load(Device())
     yield made
     made.close()
     made.close()
@@ -83,9 +83,9 @@ def test_thresholds(backend):
     image = picture(60, 90)
     everything = triples(*backend.detect([image], [TAGS]))
     limit = float(np.median([score for _, _, score in everything]))
-    backend.box_threshold = limit
+    backend.settings = replace(backend.settings, box_threshold=limit)
     fewer = triples(*backend.detect([image], [TAGS]))
-    backend.box_threshold = 0.0
+    backend.settings = replace(backend.settings, box_threshold=0.0)
     assert fewer == [item for item in everything if item[2] >= limit]
     assert 0 < len(fewer) < len(everything)
     assert backend.detect([image], [[]]) == [[]]
@@ -96,20 +96,20 @@ def test_missing_weights_are_an_error_and_not_left_at_random(files, tmp_path):
     weights.pop("module.transformer.level_embed")
     torch.save({"model": weights}, tmp_path / "less.pth")
     with pytest.raises(CheckpointError, match=r"lacks 1 weights .*level_embed"):
-        GroundingDinoPy(**{**files, "model": str(tmp_path / "less.pth")}).open(Device())
+        GroundingDinoPySettings(**{**files, "model": str(tmp_path / "less.pth")}).load(Device())
     torch.save(weights, tmp_path / "bare.pth")
     for content in (None, b"", b"<!DOCTYPE html>\n<p>Sign in</p>\n"):
         if content is not None:
             (tmp_path / "bare.pth").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"holds no model of .*: .") as caught:
-            GroundingDinoPy(**{**files, "model": str(tmp_path / "bare.pth")}).open(Device())
+            GroundingDinoPySettings(**{**files, "model": str(tmp_path / "bare.pth")}).load(Device())
         assert "\n" not in str(caught.value)
 
 
 def test_settings():
-    adapter = TypeAdapter(GroundingDinoPy)
+    adapter = TypeAdapter(GroundingDinoPySettings)
     one = adapter.validate_python({"model": "/a.pth", "text_encoder": "a/b"})
-    assert isinstance(one, DetectorBackend)
+    assert isinstance(one, BackendSettings)
     assert [str(checkpoint) for checkpoint in one.checkpoints()] == ["/a.pth", "a/b"]
     for wrong in ({"box_threshold": 2}, {"modle": "x"}):
         with pytest.raises(ValidationError):
@@ -121,4 +121,4 @@ def test_without_the_package_the_successor_is_named():
         import groundingdino  # noqa: F401
     except ImportError:
         with pytest.raises(CheckpointError, match="take the backend grounding_dino"):
-            GroundingDinoPy().open(Device())
+            GroundingDinoPySettings().load(Device())

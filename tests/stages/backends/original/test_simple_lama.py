@@ -5,11 +5,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from fakes.tiny.lama import save_lama
-from stages.backends.inpaint.lama import Lama
-from stages.backends.original.simple_lama import SimpleLama
+from stages.backends.inpaint.lama import LamaSettings
+from stages.backends.original.simple_lama import SimpleLamaSettings
 from stages.backends.weights.checkpoints import CheckpointError
-from stages.base import Device
-from stages.edit.inpainter import InpainterBackend
+from stages.base import BackendSettings, Device
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +27,12 @@ def scene(height, width, seed=0):
 
 def test_it_fills_as_the_backend_lama_does(file):
     before = os.environ.get("LAMA_MODEL")
-    theirs, ours = SimpleLama(model=str(file)), Lama(model=str(file))
+    theirs, ours = SimpleLamaSettings(model=str(file)), LamaSettings(model=str(file))
     scenes = [scene(61, 45), scene(64, 48, 1)]
     images, masks = [p for p, _ in scenes], [m for _, m in scenes]
     results = []
     for backend in (theirs, ours):
-        backend.open(Device())
+        backend.load(Device())
         results.append(backend.fill(images, masks, masks))
         backend.close()
         backend.close()
@@ -47,18 +46,18 @@ def test_it_fills_as_the_backend_lama_does(file):
 
 def test_files_that_will_not_do(file, tmp_path):
     with pytest.raises(CheckpointError, match=r"no file at .*; get it from github\.com"):
-        SimpleLama(model=str(tmp_path / "none.pt")).open(Device())
+        SimpleLamaSettings(model=str(tmp_path / "none.pt")).load(Device())
     for content in ("no", ""):
         (tmp_path / "no.pt").write_text(content)
         with pytest.raises(CheckpointError, match=r"is no TorchScript file: .") as caught:
-            SimpleLama(model=str(tmp_path / "no.pt")).open(Device())
+            SimpleLamaSettings(model=str(tmp_path / "no.pt")).load(Device())
         assert "\n" not in str(caught.value)
 
 
 def test_settings():
-    adapter = TypeAdapter(SimpleLama)
+    adapter = TypeAdapter(SimpleLamaSettings)
     one = adapter.validate_python({"model": "/a.pt"})
-    assert isinstance(one, InpainterBackend)
+    assert isinstance(one, BackendSettings)
     assert [str(checkpoint) for checkpoint in one.checkpoints()] == ["/a.pt"]
     with pytest.raises(ValidationError):
         adapter.validate_python({"modle": "x"})
@@ -69,4 +68,4 @@ def test_without_the_package_the_successor_is_named():
         import simple_lama_inpainting  # noqa: F401
     except ImportError:
         with pytest.raises(CheckpointError, match="take the backend lama"):
-            SimpleLama().open(Device())
+            SimpleLamaSettings().load(Device())
