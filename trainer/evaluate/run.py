@@ -105,17 +105,17 @@ def _probe_rows(rows: Rows, judge: Judge) -> Iterator[probe.ProbeRow]:
     for views, some in _by_views(rows):
         kinds = [contrast["kind"] for contrast in some.columns(["contrast"])[0].to_pylist()]
         facts = zip(some.pair_ids, some.images, kinds, judge.ask(views, _each(some)), strict=True)
-        for pair_id, picture, kind, cells in facts:
-            yield probe.ProbeRow(pair_id, picture, kind, cells)
+        for pair_id, image, kind, cells in facts:
+            yield probe.ProbeRow(pair_id, image, kind, cells)
 
 
 def _scenes(rows: Rows) -> Iterator[pope.Scene]:
     texts = ["prompt", "chosen", "rejected", "counterfactual"]
     table = rows.columns(["pair_id", "contrast", "regions", *texts]).to_pylist()
-    for row, picture in zip(table, rows.images, strict=True):
+    for row, image in zip(table, rows.images, strict=True):
         yield pope.Scene(
             pair_id=row["pair_id"],
-            image=picture,
+            image=image,
             kind=row["contrast"]["kind"],
             replacement=row["contrast"]["replacement"],
             labels=tuple(region["label"] for region in row["regions"]),
