@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from stages.backends.weights.pretrained import load_model, load_processor
+from stages.backends.weights.pretrained import load_model, load_processor, require_vocabulary
 from stages.backends.weights.torch_device import TorchModel
 from stages.backends.weights.torch_images import Images, chunks, unit_rows
 from stages.base import Device
@@ -31,6 +31,8 @@ class ClipModel(TorchModel):
         (checkpoint,) = settings.checkpoints()
         self._model, folder = load_model({"clip": CLIPModel}, checkpoint, (self.where, self.dtype))
         self._tokenizer = load_processor(CLIPTokenizer, folder, checkpoint)
+        wanted = self._model.config.text_config.vocab_size
+        require_vocabulary(self._tokenizer, wanted, folder, checkpoint)
         processor = load_processor(CLIPImageProcessorPil, folder, checkpoint)
         self._images = Images(processor, self.where, self.dtype, whole=settings.view == "whole")
 

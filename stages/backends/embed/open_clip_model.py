@@ -10,8 +10,9 @@ import open_clip
 import PIL.Image
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from stages.backends.weights.checkpoints import CheckpointError, locate
+from stages.backends.weights.checkpoints import UNREADABLE, CheckpointError, first_line, locate
 from stages.backends.weights.torch_device import TorchModel
 from stages.backends.weights.torch_images import chunks, unit_rows
 from stages.base import Device
@@ -41,10 +42,9 @@ class OpenClipModel(TorchModel):
                 image_resize_mode="squash" if settings.view == "whole" else None,
             )
             self._tokenizer = open_clip.get_tokenizer(name)
-        except (OSError, RuntimeError, ValueError) as error:
-            why = str(error).strip().splitlines()[0][:300]
+        except (*UNREADABLE, SafetensorError) as error:
             raise CheckpointError(
-                f"{checkpoint}: {folder} holds no open_clip model: {why}"
+                f"{checkpoint}: {folder} holds no open_clip model: {first_line(error)}"
             ) from error
         self._model = model.eval().to(self.where)
         self._transform = transform

@@ -23,8 +23,7 @@ from transformers.models.sam3.modeling_sam3 import (
 )
 
 from schemas.geometry import Box
-from stages.backends.weights.checkpoints import CheckpointError
-from stages.backends.weights.pretrained import load_model, load_processor
+from stages.backends.weights.pretrained import load_model, load_processor, require_vocabulary
 from stages.backends.weights.torch_device import TorchModel
 from stages.backends.weights.torch_images import Images, chunks
 from stages.base import Device
@@ -53,12 +52,8 @@ class Sam3Model(TorchModel):
         processor = load_processor(transformers.ViTImageProcessorPil, folder, checkpoint)
         self._images = Images(processor, self.where, self.dtype)
         self._tokenizer = load_processor(transformers.CLIPTokenizer, folder, checkpoint)
-        wanted, there = self._model.config.text_config.vocab_size, len(self._tokenizer)
-        if there != wanted:  # without its files the library makes an empty one
-            raise CheckpointError(
-                f"{checkpoint}: the tokenizer in {folder} has {there} tokens, the model reads "
-                f"{wanted}; is tokenizer.json there?"
-            )
+        wanted = self._model.config.text_config.vocab_size
+        require_vocabulary(self._tokenizer, wanted, folder, checkpoint)
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]

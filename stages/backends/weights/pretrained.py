@@ -70,6 +70,20 @@ def load_processor(
     return processor
 
 
+def require_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, wanted: int, folder: Path, checkpoint: Checkpoint
+) -> None:
+    """CheckpointError unless there are as many tokens as the model reads.
+
+    Without a tokenizer's files the library makes an empty one, and says nothing.
+    """
+    if len(tokenizer) != wanted:
+        raise CheckpointError(
+            f"{checkpoint}: the tokenizer in {folder} has {len(tokenizer)} tokens, the model reads "
+            f"{wanted}; is tokenizer.json there?"
+        )
+
+
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
