@@ -77,7 +77,7 @@ class Case:
     model_type: str | None = None
     """What config.json must say, in the words of the message; None without such a file."""
     beside: Sequence[str] = ()
-    """Beginnings of the names of files beside the weights, without any of which it does not load."""
+    """Beginnings of the names of files beside the weights; it does not load without any of them."""
     empty: bool = True
     """Whether no rows are answered by no answers."""
     kept: str = ""

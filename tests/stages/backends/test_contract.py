@@ -1,5 +1,6 @@
 """The backends of this environment under the contract; none of the table is missing."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -25,6 +26,7 @@ from stages.backends.locate.grounding_dino import GroundingDinoSettings
 from stages.backends.locate.ram import RamSettings
 from stages.backends.locate.sam import Sam2Settings, SamSettings
 from stages.backends.locate.sam3 import Sam3Settings
+from stages.base import Device
 from tests.stages.backends.contract import (
     BOXES,
     HOLES,
@@ -36,6 +38,7 @@ from tests.stages.backends.contract import (
     boxes_near,
     bytes_near,
     masks_near,
+    random_image,
     rows,
 )
 from tests.stages.backends.original.test_contract import CASES as ORIGINALS
@@ -278,6 +281,22 @@ class TestContract(Contract):
     @classmethod
     def case(cls, request):
         return request.param
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("clip", "open_clip", "dinov2-0")])
+def test_the_whole_view_sees_what_the_crop_cuts_off(case, tmp_path):
+    settings = case.backend(**case.save(tmp_path))
+    before = random_image(40, 120)
+    edited = before.copy()
+    edited[:, :30] = 255 - edited[:, :30]  # the crop begins at 40
+    values = {}
+    for view in ("crop", "whole"):
+        model = replace(settings, view=view).load(Device())
+        embed = getattr(model, "embed_images", None) or model.embed
+        one, other = embed([before, edited])
+        values[view] = float(one @ other)
+    assert values["crop"] == pytest.approx(1, abs=1e-6)
+    assert values["whole"] < (0.9999 if case.name == "open_clip" else 0.999)
 
 
 def test_no_backend_with_a_checkpoint_is_missing():

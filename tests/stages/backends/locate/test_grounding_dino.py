@@ -1,20 +1,16 @@
-import pickle
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
 from transformers import GroundingDinoProcessor
 
 from fakes.tiny.grounding_dino import MAX_TEXT_LEN, save_grounding_dino
-from fakes.tiny.sam import save_sam
 from schemas.geometry import Box
 from stages.backends.locate.grounding_dino import GroundingDinoSettings
 from stages.backends.locate.grounding_dino_model import _above, _Prompt, _text_positions
-from stages.backends.weights.checkpoints import Checkpoint, CheckpointError, HasCheckpoints
-from stages.base import BackendSettings, Device
+from stages.base import Device
+from tests.stages.backends.contract import random_image
 from tests.stages.backends.locate.triples import triples
 
 PIXELS, SCORE = 2e-3, 2e-5
@@ -36,12 +32,6 @@ def made(folder):
     backend.close()
 
 
-def random_image(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
-    return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
-
-
 IMAGES = [
     random_image(48, 80, 1),
     random_image(100, 60, 2),
@@ -61,18 +51,6 @@ def check_same(one, other):
         assert tag == tag2
         assert box == pytest.approx(box2, abs=PIXELS)
         assert score == pytest.approx(score2, abs=SCORE)
-
-
-def test_neither_the_batch_nor_its_cuts_change_a_box(made):
-    together = made.detect(IMAGES, TAGS)
-    made.settings = replace(made.settings, max_batch=1)
-    cut = made.detect(IMAGES, TAGS)
-    assert [len(found) for found in together] == [20, 20, 20, 0]
-    assert {tag for tag, _, _ in triples(together[2])} <= set(TAGS[2])
-    for k, image in enumerate(IMAGES):
-        (alone,) = made.detect([image], [TAGS[k]])
-        check_same(together[k], alone)
-        check_same(cut[k], alone)
 
 
 def test_images_of_one_size_share_a_pass(made):
@@ -251,40 +229,3 @@ def test_half_precision_leaves_boxes_in_full(made, dtype, near):
     # To the nearest box, as rounding exchanges queries; 0.02 and 0.0005 when this was written.
     gaps = np.abs(boxes[0][:, None] - rough[0][None]).max(-1).min(1)
     assert np.median(gaps) < near
-
-
-def test_opening_and_closing(folder):
-    backend = GroundingDinoSettings(model=str(folder))
-    assert pickle.loads(pickle.dumps(backend)) == backend
-    model = backend.load(Device())
-    model.close()
-    model.close()
-    with pytest.raises(ValueError, match="asks for cuda"):
-        backend.load(Device("cuda"))
-
-
-def test_checkpoints_that_will_not_do(tmp_path, folder):
-    with pytest.raises(CheckpointError, match="no model at"):
-        GroundingDinoSettings(model=str(tmp_path / "none")).load(Device())
-    (tmp_path / "sam").mkdir()
-    sam = save_sam(tmp_path / "sam")
-    with pytest.raises(CheckpointError, match="type 'sam'; grounding-dino is needed"):
-        GroundingDinoSettings(model=str(sam)).load(Device())
-    bare = tmp_path / "bare"
-    shutil.copytree(folder, bare)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (bare / name).unlink()
-    with pytest.raises(CheckpointError, match=r"tokenizer|BertTokenizer") as caught:
-        GroundingDinoSettings(model=str(bare)).load(Device())
-    assert "\n" not in str(caught.value)
-
-
-def test_settings():
-    adapter = TypeAdapter(GroundingDinoSettings)
-    one = adapter.validate_python({"model": "a/b", "revision": "main", "box_threshold": 0.3})
-    assert isinstance(one, BackendSettings)
-    assert isinstance(one, HasCheckpoints)
-    assert one.checkpoints() == (Checkpoint("a/b", "main"),)
-    for wrong in ({"modle": "a"}, {"box_threshold": 2}, {"side_step": 0}, {"name": "dino"}):
-        with pytest.raises(ValidationError):
-            adapter.validate_python(wrong)

@@ -3,12 +3,11 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
-import torch
-from pydantic import TypeAdapter, ValidationError
 
 from stages.backends.original.groundingdino import GroundingDinoPySettings
 from stages.backends.weights.checkpoints import CheckpointError
-from stages.base import BackendSettings, Device
+from stages.base import Device
+from tests.stages.backends.contract import random_image
 from tests.stages.backends.locate.triples import triples
 
 TAGS = ["dog", "red panda", "Table"]
@@ -28,10 +27,6 @@ def backend(files):
     yield made
     made.close()
     made.close()
-
-
-def random_image(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def test_boxes_and_scores_are_those_of_the_package(backend):
@@ -89,31 +84,6 @@ def test_thresholds(backend):
     assert fewer == [item for item in everything if item[2] >= limit]
     assert 0 < len(fewer) < len(everything)
     assert backend.detect([image], [[]]) == [[]]
-
-
-def test_missing_weights_are_an_error_and_not_left_at_random(files, tmp_path):
-    weights = torch.load(files["model"])["model"]
-    weights.pop("module.transformer.level_embed")
-    torch.save({"model": weights}, tmp_path / "less.pth")
-    with pytest.raises(CheckpointError, match=r"lacks 1 weights .*level_embed"):
-        GroundingDinoPySettings(**{**files, "model": str(tmp_path / "less.pth")}).load(Device())
-    torch.save(weights, tmp_path / "bare.pth")
-    for content in (None, b"", b"<!DOCTYPE html>\n<p>Sign in</p>\n"):
-        if content is not None:
-            (tmp_path / "bare.pth").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"holds no model of .*: .") as caught:
-            GroundingDinoPySettings(**{**files, "model": str(tmp_path / "bare.pth")}).load(Device())
-        assert "\n" not in str(caught.value)
-
-
-def test_settings():
-    adapter = TypeAdapter(GroundingDinoPySettings)
-    one = adapter.validate_python({"model": "/a.pth", "text_encoder": "a/b"})
-    assert isinstance(one, BackendSettings)
-    assert [str(checkpoint) for checkpoint in one.checkpoints()] == ["/a.pth", "a/b"]
-    for wrong in ({"box_threshold": 2}, {"modle": "x"}):
-        with pytest.raises(ValidationError):
-            adapter.validate_python(wrong)
 
 
 def test_without_the_package_the_successor_is_named():

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from schemas.geometry import Box
 from stages.backends.locate.sam import SamSettings
 from stages.backends.original.segment_anything import SegmentAnythingSettings
 from stages.backends.weights.checkpoints import CheckpointError
-from stages.base import BackendSettings, Device
+from stages.base import Device
+from tests.stages.backends.contract import random_image
 
 package = pytest.importorskip("segment_anything")
 
@@ -33,14 +33,6 @@ def backend(original, monkeypatch):
     yield made
     made.close()
     made.close()
-
-
-def random_image(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
-    pixels = np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
-    pixels.setflags(write=False)
-    return pixels
 
 
 IMAGES = [random_image(48, 80, 1), random_image(100, 60, 2), random_image(30, 30, 3)]
@@ -82,34 +74,7 @@ def test_the_backend_sam_gives_the_same_masks_for_the_same_weights(backend, orig
             assert np.mean(mask != expected) <= FLIPS
 
 
-def test_files_that_will_not_do(original, tmp_path):
-    with pytest.raises(CheckpointError, match=r"no file at .*; get it from github\.com"):
-        SegmentAnythingSettings(model=str(tmp_path / "none.pth")).load(Device())
+def test_a_file_for_another_network_will_not_do(original):
     with pytest.raises(CheckpointError, match=r"holds no SAM vit_b .*state_dict") as caught:
         SegmentAnythingSettings(model=str(original), architecture="vit_b").load(Device())
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"", "EOFError|end of file|Ran out of input"), (b"<!DOCTYPE html>\n<p>Sign in</p>\n", ".")],
-)
-def test_a_page_or_nothing_saved_as_a_checkpoint_is_one_clear_line(tmp_path, content, said):
-    pytest.importorskip("segment_anything")
-    path = tmp_path / "sam.pth"
-    path.write_bytes(content)
-    with pytest.raises(
-        CheckpointError, match=rf"sam.pth holds no SAM vit_h .*: ({said})"
-    ) as caught:
-        SegmentAnythingSettings(model=str(path)).load(Device())
-    assert "\n" not in str(caught.value)
-
-
-def test_settings():
-    adapter = TypeAdapter(SegmentAnythingSettings)
-    one = adapter.validate_python({"model": "/a/b.pth", "architecture": "vit_l"})
-    assert isinstance(one, BackendSettings)
-    assert [str(checkpoint) for checkpoint in one.checkpoints()] == ["/a/b.pth"]
-    for wrong in ({"architecture": "vit_x"}, {"max_boxes": 0}, {"modle": "x"}):
-        with pytest.raises(ValidationError):
-            adapter.validate_python(wrong)
