@@ -26,9 +26,9 @@ from measure import header, quiet, spread
 from random_pipelines import FULL, SMALL, random_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.backends.diffusion.flux import Flux
+from stages.backends.diffusion.flux import FluxSettings
 from stages.backends.diffusion.pipeline import prepared
-from stages.backends.diffusion.qwen_edit import QwenImageEdit, QwenImageEditPlus
+from stages.backends.diffusion.qwen_edit import QwenImageEditPlusSettings, QwenImageEditSettings
 from stages.backends.diffusion.settings import FirstBlock, StepCache, TaylorSeer
 from stages.base import Device
 from stages.edit.canvas import Size
@@ -37,7 +37,11 @@ from stages.pixels import Pixels
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0}
 """Dense bf16 teraflop/s by what the device's name holds."""
 GIB = 2**30
-BACKENDS = {"flux": Flux, "qwen_edit": QwenImageEdit, "qwen_edit_plus": QwenImageEditPlus}
+BACKENDS = {
+    "flux": FluxSettings,
+    "qwen_edit": QwenImageEditSettings,
+    "qwen_edit_plus": QwenImageEditPlusSettings,
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def papers_way(pipe: Any, work: Load, settings: dict[str, Any]) -> list[Pixels]:
 
 def our_way(backend: Any, work: Load) -> list[Pixels]:
     """As the stages ask for it: an edit with its candidates, a description for each image."""
-    if isinstance(backend, Flux):
+    if isinstance(backend, FluxSettings):
         texts = [t for t, own in zip(work.texts, work.seeds, strict=True) for _ in own]
         seeds = [seed for own in work.seeds for seed in own]
         return backend.synthesize(texts, seeds, work.size)

@@ -9,11 +9,11 @@ from typing import Any
 from stages.backends.chat.openai import OpenAIChat
 from stages.backends.chat.transformers import TransformersChat
 from stages.backends.chat.vllm import VllmChat
-from stages.backends.diffusion.flux import Flux
-from stages.backends.diffusion.flux_kontext import FluxKontext
-from stages.backends.diffusion.qwen_edit import QwenImageEdit, QwenImageEditPlus
-from stages.backends.diffusion.qwen_image import QwenImage
-from stages.backends.diffusion.z_image import ZImage
+from stages.backends.diffusion.flux import FluxSettings
+from stages.backends.diffusion.flux_kontext import FluxKontextSettings
+from stages.backends.diffusion.qwen_edit import QwenImageEditPlusSettings, QwenImageEditSettings
+from stages.backends.diffusion.qwen_image import QwenImageSettings
+from stages.backends.diffusion.z_image import ZImageSettings
 from stages.backends.embed.clip import ClipSettings
 from stages.backends.embed.descriptors import ColorLayout, GradientGrid
 from stages.backends.embed.dinov2 import Dinov2Settings
@@ -98,13 +98,19 @@ STAGES: Mapping[str, Choice] = {
     "given_negative": Choice(UseGivenNegative, {}),
     "planner": Choice(Planner, {"chat": CHATS}),
     "editor": Choice(
-        Editor, {"backend": [QwenImageEditPlus, QwenImageEdit, FluxKontext], "check": CHATS}
+        Editor,
+        {
+            "backend": [QwenImageEditPlusSettings, QwenImageEditSettings, FluxKontextSettings],
+            "check": CHATS,
+        },
     ),
     "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChat]}),
     "judge": Choice(Judge, {"chat": CHATS}),
     "answer_pairs": Choice(AnswerPairer, {}),
     "describer": Choice(Describer, {"chat": CHATS}),
-    "synthesizer": Choice(Synthesizer, {"backend": [Flux, QwenImage, ZImage]}),
+    "synthesizer": Choice(
+        Synthesizer, {"backend": [FluxSettings, QwenImageSettings, ZImageSettings]}
+    ),
     "questioner": Choice(Questioner, {"chat": CHATS}),
     "rewriter": Choice(Rewriter, {"chat": CHATS}),
     "answerer": Choice(Answerer, {"chat": CHATS}),

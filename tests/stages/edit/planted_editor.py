@@ -1,3 +1,4 @@
+from stages.base import CpuBackend
 """An editor that does as it is told to fail, on images whose truth is known."""
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def recolored(pixels, old, new):
 
 
 @dataclass
-class Planted:
+class Planted(CpuBackend):
+    name = "planted"
+
     """Does to an image what the instruction and the number of its try say.
 
     `deeds` are done one after the other, the last for ever; each takes an image on its canvas.
@@ -87,12 +90,6 @@ class Planted:
     asked: list[tuple[tuple[int, ...], str, tuple[int, ...]]] = field(default_factory=list)
     calls: int = 0
     tries: dict[bytes, int] = field(default_factory=dict)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def sizes(self, max_elongation):
         return [s for s in SIZES if max(s) <= max_elongation * min(s)]

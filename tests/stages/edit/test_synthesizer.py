@@ -1,3 +1,5 @@
+from fakes.opened import opened
+from stages.base import CpuBackend
 """Paintings and originals brought to one size, by a painter that notes what it was asked."""
 
 from __future__ import annotations
@@ -18,17 +20,13 @@ from stages.pixels import decode, encode_jpeg
 
 
 @dataclass
-class Noted:
+class Noted(CpuBackend):
     """Paints a white disc in the middle, on a ground of the seed's colour."""
+
+    name = "noted"
 
     max_tokens: int = 10
     asked: list[tuple[list[str], list[int], Size]] = field(default_factory=list)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def count_tokens(self, descriptions):
         return [len(text.split()) for text in descriptions]
@@ -56,7 +54,7 @@ def described(width, height, description="a blue bus at a tree", seed_id="s"):
 
 def painted(*records, **settings):
     backend = Noted()
-    return Synthesizer(backend, **settings).process(records), backend
+    return opened(Synthesizer(backend, **settings)).process(records), backend
 
 
 def disc(pixels):
@@ -158,4 +156,4 @@ def test_what_cannot_be_painted_is_dropped_before_the_model():
 def test_protocol_and_backends():
     backend = Noted()
     assert isinstance(backend, SynthesizerBackend)
-    assert Synthesizer(backend).backends() == (backend,)
+    assert opened(Synthesizer(backend)).backends() == (backend,)
