@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 
 import numpy as np
@@ -21,46 +24,65 @@ JPEG_QUALITY = 95
 difference in codec between them is a shortcut that a model can learn."""
 
 
-_decoded: OrderedDict[bytes, Future[Pixels]] = OrderedDict()
-"""The images last asked for, the latest at the end; a future, so that two threads that want the
-same one decode it once."""
-_room = 32
-_turn = threading.Lock()
+class DecodedImages:
+    """The images last asked for, decoded. A worker owns one, and its threads share it."""
+
+    def __init__(self, capacity: int = 32) -> None:
+        """Hold so many images at most; each takes three bytes a pixel."""
+        self._capacity = capacity
+        # The latest at the end; futures, so that two threads that want the same decode it once.
+        self._decoded: OrderedDict[bytes, Future[Pixels]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many images are held."""
+        return len(self._decoded)
+
+    def decode(self, image: Image) -> Pixels:
+        """As the function `decode`."""
+        data = image.bytes
+        with self._lock:
+            known = self._decoded.get(data)
+            future = self._decoded.setdefault(data, known or Future())
+            self._decoded.move_to_end(data)
+            while len(self._decoded) > self._capacity:
+                self._decoded.popitem(last=False)
+        if known is None:
+            try:
+                future.set_result(_read(data))
+            except BaseException as error:
+                with self._lock:
+                    self._decoded.pop(data, None)
+                future.set_exception(error)
+                raise
+        return future.result()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within it, `decode` takes from here what it can: in this thread, until the end."""
+        token = _in_use.set(self)
+        try:
+            yield
+        finally:
+            _in_use.reset(token)
+
+
+_in_use: ContextVar[DecodedImages | None] = ContextVar("decoded images", default=None)
 
 
 def decode(image: Image) -> Pixels:
     """The image as a read-only uint8 [H, W, 3] RGB array.
 
-    The last few images are remembered, because the stages of a chain ask for the same ones.
+    The stages of a chain ask for the same images, so a worker lends them its `DecodedImages`;
+    without one every call decodes.
     """
-    data = image.bytes
-    with _turn:
-        known = _decoded.get(data)
-        future = _decoded.setdefault(data, known or Future())
-        _decoded.move_to_end(data)
-        while len(_decoded) > _room:
-            _decoded.popitem(last=False)
-    if known is None:
-        try:
-            future.set_result(_read(data))
-        except BaseException as error:
-            with _turn:
-                _decoded.pop(data, None)
-            future.set_exception(error)
-            raise
-    return future.result()
-
-
-def make_room(num: int) -> None:
-    """Remember at least so many images; each takes three bytes a pixel."""
-    global _room  # noqa: PLW0603  # one memory a process, like the images themselves
-    with _turn:
-        _room = max(_room, num)
+    images = _in_use.get()
+    return _read(image.bytes) if images is None else images.decode(image)
 
 
 def _read(data: bytes) -> Pixels:
-    with PIL.Image.open(io.BytesIO(data)) as picture:
-        pixels = np.array(picture.convert("RGB"))
+    with PIL.Image.open(io.BytesIO(data)) as opened:
+        pixels = np.array(opened.convert("RGB"))
     pixels.setflags(write=False)
     return pixels
 

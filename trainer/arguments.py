@@ -12,7 +12,7 @@ Add = Callable[..., argparse.ArgumentParser]
 def add_train(add: Add) -> None:
     """Commands around a training run."""
     train = add("train", "train a model on pairs, or resume an interrupted run")
-    _add_material(train)
+    _add_dataset(train)
     train.add_argument("--output", required=True, metavar="RUN", help="folder of the run")
     train.add_argument(
         "--reference",
@@ -27,7 +27,7 @@ def add_train(add: Add) -> None:
     )
 
     precompute = add("precompute", "write the reference's log-probs once, for many runs")
-    _add_material(precompute)
+    _add_dataset(precompute)
     precompute.add_argument("--output", required=True, metavar="FILE", help="Parquet to write")
 
     _add_evaluate(add("evaluate", "measure a model on pairs and yes/no questions, without a judge"))
@@ -46,7 +46,7 @@ def add_train(add: Add) -> None:
     export.add_argument("--name", help="name of the results (default: FOLDER's name)")
 
 
-def _add_material(parser: argparse.ArgumentParser) -> None:
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
     """Arguments that `train` and `precompute` share."""
     _add_shards(parser)
     parser.add_argument("--model", required=True, help="hub id or folder of the base model")

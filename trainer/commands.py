@@ -44,8 +44,8 @@ def _train(args: argparse.Namespace) -> int:
 
         outcome = train_on_ray(request, args.ray_workers)
     else:
-        with ProgressLine() as progress, by_signal() as wished:
-            outcome = train(request, progress, wished)
+        with ProgressLine() as progress, by_signal() as stop_check:
+            outcome = train(request, progress, stop_check)
         leave()
     if not outcome.complete:
         log.warning(

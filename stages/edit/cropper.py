@@ -97,7 +97,7 @@ class Cropper(RecordStage[Seed, Candidate]):
         draw = np.random.default_rng(row_seed(seed.run_seed, seed.seed_id, "cropper", attempt))
         area = seed.width * seed.height * draw.uniform(self.min_area, self.max_area)
         ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
-        # Where the wished shape does not fit (a panorama), the side that fits gives the area.
+        # Where the drawn shape does not fit (a panorama), the side that fits gives the area.
         width = min(math.sqrt(area * ratio), seed.width)
         height = min(area / width, seed.height)
         width = min(area / height, seed.width)

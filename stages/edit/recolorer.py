@@ -260,7 +260,7 @@ def _named_colors(record: Segmented) -> dict[str, list[Span]] | Drop:
 def _said_elsewhere(text: str, noun: str, name: str, spans: Sequence[Span]) -> bool:
     """Whether the colour stands elsewhere without another thing to go with: "car, painted red".
 
-    Parts ("its handle is red") are no other things: they change with the region.
+    Parts ("its handle is red") are not other things: they change with the region.
     """
     tokens = wording.tokenize(text)
     for color in wording.color_words(text):

@@ -226,7 +226,7 @@ def _refined(still: Plane, moved: Plane, start: Movement) -> Movement:
         right, down = (cv2.Sobel(both, cv2.CV_32F, *d, ksize=3, scale=1 / 8) for d in _AXES)
         slopes = np.stack([s[rim].ravel() for s in (right, down, (right * x + down * y) / half)])
         error = (back - still)[rim].ravel()
-        error -= np.median(error)  # a tint is no movement
+        error -= np.median(error)  # a tint is not movement
         spread = max(2 * float(np.median(np.abs(error))), 0.5)
         weighted = slopes / (1 + (error / spread) ** 2)
         normal = weighted @ slopes.T + 1e-3 * np.eye(3)

@@ -51,7 +51,7 @@ class PaperRule:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def pairs(self, ranked: Sequence[Scored]) -> tuple[int, str]:
-        """How many of the (i-th best, i-th worst) are pairs, counted from the outside."""
+        """How many of the (i-th best, i-th worst) are pairs, from the first on."""
         scores = [a.score for a in ranked for _ in range(a.times)]
         least = max(self.margin, self.deviations * _deviation(scores))
         limit = (
@@ -73,8 +73,9 @@ class PaperRule:
 class CodeRule:
     """OViP as its released code has it; different answers only.
 
-    Few answers make one pair at most, by a fixed margin; of more, pairs are taken from the outside
-    while they lie further apart than the spread. The worse answer's own score is not looked at.
+    Few answers make one pair at most, by a fixed margin. Of more, the best is paired with the
+    worst, the second best with the second worst, while they lie further apart than the spread. The
+    worse answer's own score is not looked at.
     """
 
     name: Literal["code"] = "code"
@@ -95,7 +96,7 @@ class CodeRule:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def pairs(self, ranked: Sequence[Scored]) -> tuple[int, str]:
-        """How many of the (i-th best, i-th worst) are pairs, counted from the outside."""
+        """How many of the (i-th best, i-th worst) are pairs, from the first on."""
         if len(ranked) <= self.few:
             found = _leading(
                 (ranked[0], ranked[-1]) if len(ranked) > 1 else (),
@@ -114,13 +115,10 @@ class CodeRule:
 
 @dataclass(frozen=True)
 class AnswerPairer(RecordStage[Judged, AnswerPair]):
-    """The best answers against the worst, from the outside inwards, as long as the rule allows.
+    """Pairs the best answer with the worst, the second best with the second worst, by the rule.
 
-    Where it allows none, the reference stands against the worst answer, if that is bad enough.
+    Where the rule allows none, the worst answer stands against the reference, if bad enough.
     """
-
-    consumes: ClassVar[type] = Judged
-    produces: ClassVar[type] = AnswerPair
 
     rule: Annotated[PaperRule | CodeRule, Discriminator("name")] = field(default_factory=PaperRule)
     """What makes a pair."""

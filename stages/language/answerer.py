@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from schemas.records import Drop, Reason, ScoredCandidate
 from stages.language.chat import ChatBackend, Reply, Request, Sampling, Unanswered
@@ -20,9 +19,6 @@ class Answerer(ManyRequestsStage[ScoredCandidate, ScoredCandidate, str]):
     (arXiv 2506.11712.) Both images get their answer from the same model under the same prompt, so
     that the two differ in what is seen and not in who speaks.
     """
-
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
 
     chat: ChatBackend
     """Who answers."""

@@ -1,8 +1,8 @@
 """What a chat model is to the stages: messages with images in, a checked object out.
 
 A stage writes `Request`s and says what it wants back; a backend gives one result per request, in
-order. Whatever keeps a backend from an answer to one request is an `Unanswered`, which the stage
-makes a drop of; whatever keeps it from answers at all it raises.
+order. A request that gets no answer has an `Unanswered`, of which the stage makes a drop; a model
+that cannot be reached at all raises.
 
 Text that comes from the data is quoted as data by `stages/language/prompting.py`, never pasted into
 instructions.
@@ -62,7 +62,7 @@ class Sampling:
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Smallest share of probability that the words drawn from must hold together."""
     max_tokens: Annotated[int, Ge(1)] = 512
-    """Longest reply; one that is cut off is no answer."""
+    """Longest reply; a reply that is cut off does not count."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -103,9 +103,9 @@ class Unanswered:
     raw: str = ""
     """What the model wrote, word for word; empty where it wrote nothing."""
 
-    def drop(self, doing: str = "") -> Drop:
-        """The drop of the row; `doing` says what was asked: "planning the edit"."""
-        return Drop(self.reason, f"{doing}: {self.why}" if doing else self.why, self.raw)
+    def drop(self, task: str = "") -> Drop:
+        """The drop of the row; `task` says what was asked: "planning the edit"."""
+        return Drop(self.reason, f"{task}: {self.why}" if task else self.why, self.raw)
 
 
 @runtime_checkable

@@ -32,8 +32,6 @@ class Describer(ChatStage[AnswerPair, Described, Caption]):
     depend on the order of arguments, and are swapped on the way.
     """
 
-    consumes: ClassVar[type] = AnswerPair
-    produces: ClassVar[type] = Described
     task: ClassVar[str] = "describing the image"
 
     chat: ChatBackend

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -31,9 +30,6 @@ class Judge(ManyRequestsStage[Sampled, Judged, Grade]):
     own may show the image with {{image}}. A reply out of range is shown its error once; an
     answer without a score stays without, and is counted.
     """
-
-    consumes: ClassVar[type] = Sampled
-    produces: ClassVar[type] = Judged
 
     chat: ChatBackend
     """Who judges."""

@@ -50,8 +50,6 @@ class Planner(ChatStage[Seed, PlannedEdit, EditPlan]):
     `rejected`, and the rewritten answer must differ from `chosen`.
     """
 
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = PlannedEdit
     task: ClassVar[str] = "planning the edit"
 
     chat: ChatBackend

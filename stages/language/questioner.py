@@ -30,8 +30,6 @@ class Questioner(ChatStage[ScoredCandidate, ScoredCandidate, QuestionForm]):
     The input's `rejected` goes with the prompt it was an answer to.
     """
 
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
     task: ClassVar[str] = "writing the question"
 
     chat: ChatBackend

@@ -31,8 +31,6 @@ class Rewriter(ChatStage[ScoredCandidate, ScoredCandidate, RewriteForm]):
     the answers differ, so that the spans cover it. The input's `rejected` goes with the prompt.
     """
 
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = ScoredCandidate
     task: ClassVar[str] = "rewriting the answers"
 
     chat: ChatBackend

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -23,9 +23,6 @@ class Sampler(ManyRequestsStage[Seed, Sampled, str]):
     tokens, and takes equal ones once; here they are counted. The prompt is the row's own, word for
     word: to the model that is to be trained it is the instruction.
     """
-
-    consumes: ClassVar[type] = Seed
-    produces: ClassVar[type] = Sampled
 
     chat: ChatBackend
     """The model that is to be trained."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Generic
 
 from schemas.ids import row_seed
 from schemas.records import Drop, Seed
-from stages.base import Backend, In, Out, Stage
+from stages.base import In, Out, Stage
 from stages.language.chat import Answer, ChatBackend, Message, Reply, Request, Sampling, Unanswered
 
 
@@ -57,10 +57,6 @@ class ManyRequestsStage(Stage[In, Out], Generic[In, Out, Answer]):
         """
         drawn = row_seed(seed.run_seed, seed.seed_id, name, number)
         return Request(messages, answer, self.sampling, drawn)
-
-    def backends(self) -> Sequence[Backend]:
-        """The model."""
-        return (self.chat,)
 
     def process(self, batch: Sequence[In]) -> Sequence[Sequence[Out] | Drop]:
         """What each record leads to, or the drop that says why nothing was asked about it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -26,9 +26,6 @@ class ChatVerifier(ManyRequestsStage[ScoredCandidate, VerifiedCandidate, Finding
     an image painted from words need not resemble the original (OViP, arXiv 2505.15963, reports
     9.41 % wrong ones without such a check). Adds the scores "votes_for" and "votes".
     """
-
-    consumes: ClassVar[type] = ScoredCandidate
-    produces: ClassVar[type] = VerifiedCandidate
 
     chat: ChatBackend
     """Who votes."""

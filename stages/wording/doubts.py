@@ -52,7 +52,7 @@ def may_stay(text: str, label: str, others: Sequence[str]) -> str | None:
     """
     words = label_words(label)
     if not words or any(c.isdigit() for c in label) or "'s" in label or "’s" in label:
-        return "the label is no plain name"
+        return "the label is not a plain name"
     head = words[-1]
     for nouns, why in (
         (_IMAGE_OR_STUFF, "has no limits"),

@@ -55,7 +55,7 @@ _VERBS = word_set(
     "serve shine show sit skate sleep smile splash spread stand stare stay stretch surf "
     "surround swim swing take talk throw touch turn use wait walk watch wear wave work"
 )
-"""Verbs that picture descriptions use, to tell "the pier leads" from "the car lights"."""
+"""Verbs that image descriptions use, to tell "the pier leads" from "the car lights"."""
 
 
 def _third_person(verb: str) -> str:
@@ -212,7 +212,7 @@ OTHER_SORTS = {
     "lions": word_set("sea"),
     "mouse": word_set("computer wireless"),
 }
-"""Words with which a noun names something else: a hot dog is no dog."""
+"""Words with which a noun names something else: a hot dog is not a dog."""
 
 STUFF = word_set(
     "sky grass ground floor water sand snow dirt mud gravel ice wall street road pavement sidewalk "
@@ -223,7 +223,7 @@ STUFF = word_set(
 """Nouns of what has no limits of its own: a box around some of it leaves the rest."""
 
 PICTURE = word_set("picture image photo photograph scene view screenshot")
-"""Nouns that may mean the whole picture."""
+"""Nouns that may mean the whole image."""
 
 GROUNDS = STUFF | PICTURE | word_set("camera stone cloth carpet yard city town woods kitchen room")
 """What a copy at a place that looks alike stands on or in as well."""

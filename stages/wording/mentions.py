@@ -301,7 +301,7 @@ def _number(
     if word in lexicon.ARTICLES:
         return None if plural else 1
     if word.isdecimal():
-        # A decimal ("1.5 dogs") or a list ("1, 2 dogs") is no count.
+        # A decimal ("1.5 dogs") or a list ("1, 2 dogs") is not a count.
         before_is_word = before < 0 or tokens[before].is_word or tokens[before].text in "(:;\"'"
         sentence = (
             before >= 0 and tokens[before].text in ".!?" and tokens[before].end < opener.start

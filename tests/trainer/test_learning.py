@@ -90,13 +90,13 @@ def shares(world: World, model: Judge, num: int = 150) -> tuple[float, float]:
     """Of scenes with an unusual colour: answered rightly, and answered with the usual one."""
     odd = [one for one in scenes(2, 2 * num, 0.0) if not one.usual][:num]
     reader = Reader(load_family(str(world.base)), odd)
-    learner = model.forward.learner
+    policy = model.forward.model
     prompts = [((number,), one.scene.prompt) for number, one in enumerate(odd)]
     right = [Lesson(*p, one.scene.chosen) for p, one in zip(prompts, odd, strict=True)]
     usual = [Lesson(*p, one.habitual) for p, one in zip(prompts, odd, strict=True)]
     return (
-        statistics.fmean(answered(learner, reader, right)),
-        statistics.fmean(answered(learner, reader, usual)),
+        statistics.fmean(answered(policy, reader, right)),
+        statistics.fmean(answered(policy, reader, usual)),
     )
 
 

@@ -47,6 +47,31 @@ def run(loss, tune, optimizer, batch_size, length, *, max_tokens=None):
 
 
 PAPERS = {
+    # scripts/chip.sh: 4 x 1 x 8 rows.
+    "chip": run(
+        {
+            "name": "chip",
+            "beta": 0.1,
+            "negative": "rejected",
+            "segment_weight": 4.0,
+            "token_beta": 0.1,
+            "image_weight": 1.0,
+        },
+        full(tower=False),
+        adamw(5e-7, 0.03, clip_norm=20.0),
+        32,
+        "1 epoch",
+        max_tokens=2048,
+    ),
+    # scripts/v1_5/vdpo.sh: 2 x 4 x 8 rows; betas of llava_dpo/constants.py.
+    "vdpo": run(
+        {"name": "vdpo", "beta": 0.1, "negative": "rejected", "image_weight": 0.0},
+        full(tower=False),
+        adamw(1e-6, 0.03, beta2=0.95, weight_decay=0.05),
+        64,
+        "4 epochs",
+        max_tokens=2048,
+    ),
     # No code: beta, steps and batch of the paper; the rest of LLaVA-1.5's finetuning script.
     "adavip": run(
         {"name": "adavip", "beta": 0.1, "negative": "rejected"},

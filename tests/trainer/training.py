@@ -20,7 +20,7 @@ from torch import Tensor
 from trainer.errors import NonFiniteLossError
 from trainer.run.loop import StepResult
 from trainer.run.metrics import read_metrics
-from trainer.run.stop import Wish
+from trainer.run.stop import StopRequest
 from trainer.run.train import Request, train
 from trainer.settings import Settings, Source, load_settings
 
@@ -71,10 +71,10 @@ class Watch:
         self.saves.append(folder.name)
 
 
-def stop_after(steps: int) -> Callable[[], Wish]:
+def stop_after(steps: int) -> Callable[[], StopRequest]:
     """A wish to stop after so many steps of an attempt."""
     asked = iter(range(1, 1_000_000))
-    return lambda: Wish.STOP if next(asked) == steps else Wish.GO_ON
+    return lambda: StopRequest.STOP if next(asked) == steps else StopRequest.GO_ON
 
 
 def lines(out: Path) -> list[dict[str, float]]:
@@ -95,12 +95,12 @@ def main(plan: str) -> None:
     for job in json.loads(plan):
         wanted = settings(job["preset"], *job["overrides"])
         request = Request((job["run"],), job["model"], wanted, Path(job["out"]))
-        wished = stop_after(job.get("stop", 1_000_000))
+        stop_check = stop_after(job.get("stop", 1_000_000))
         if "refused" in job:
             with pytest.raises(NonFiniteLossError, match=job["refused"]):
-                train(request, Watch(), wished)
+                train(request, Watch(), stop_check)
         else:
-            assert train(request, Watch(), wished).complete is not ("stop" in job)
+            assert train(request, Watch(), stop_check).complete is not ("stop" in job)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from schemas.files import Folder
 from schemas.records import Drop, Image, Seed
 from stages import pixels
 from stages.base import Stage
-from stages.pixels import decode, encode_jpeg
+from stages.pixels import DecodedImages, decode, encode_jpeg
 from tests.workers.test_worker import rows, work
 from workers.chain import Chain, Link
 from workers.guard import InFlightLog
@@ -37,10 +37,8 @@ def pictures(num: int, side: int = 64) -> list[Image]:
 
 @pytest.fixture
 def reads(monkeypatch) -> list[tuple[bytes, str]]:
-    """Every image that is really decoded, and the thread that does it; nothing is remembered."""
+    """Every image that is really decoded, and the thread that does it."""
     seen, plain = [], pixels._read
-    monkeypatch.setattr(pixels, "_decoded", type(pixels._decoded)())
-    monkeypatch.setattr(pixels, "_room", 32)
 
     def read(data: bytes) -> pixels.Pixels:
         seen.append((data, threading.current_thread().name))
@@ -52,10 +50,11 @@ def reads(monkeypatch) -> list[tuple[bytes, str]]:
 
 
 def test_a_image_is_decoded_once_however_many_threads_ask(reads):
-    images = pictures(6)
+    images, held = pictures(6), DecodedImages()
     found: list[list[pixels.Pixels]] = []
     threads = [
-        threading.Thread(target=lambda: found.append([decode(i) for i in images])) for _ in range(4)
+        threading.Thread(target=lambda: found.append([held.decode(i) for i in images]))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -67,28 +66,29 @@ def test_a_image_is_decoded_once_however_many_threads_ask(reads):
     assert not found[0][0].flags.writeable
 
 
-def test_the_room_is_kept_and_what_is_asked_for_stays(reads):
-    images = pictures(40, side=8)
-    for image in images:
-        decode(image)
+def test_the_oldest_is_let_go_and_what_is_asked_for_stays(reads):
+    images, held = pictures(40, side=8), DecodedImages(32)
+    with held.in_use():
+        for image in images:
+            decode(image)
+            decode(images[0])
+        assert len(held) == 32
+        assert len(reads) == 40
         decode(images[0])
-    assert len(pixels._decoded) == 32
-    assert len(reads) == 40
-    pixels.make_room(50)
-    pixels.make_room(10)
-    for image in images:
-        decode(image)
-    # Eight had been pushed out; now there is room.
-    assert len(reads) == 48
-    assert len(pixels._decoded) == 40
+        assert len(reads) == 40
+        decode(images[1])
+        assert len(reads) == 41
+    decode(images[0])
+    assert len(reads) == 42, "nothing is held outside"
 
 
-def test_an_image_that_is_none_raises_every_time(reads):
+def test_an_image_that_cannot_be_read_raises_every_time(reads):
+    held = DecodedImages()
     for _ in range(2):
         with pytest.raises(OSError, match="cannot identify"):
-            decode(Image(b"no image"))
+            held.decode(Image(b"no image"))
     assert len(reads) == 2
-    assert len(pixels._decoded) == 0
+    assert len(held) == 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,6 @@ def test_all_but_the_first_micro_batch_are_decoded_by_the_other_thread(run, read
     first, second = groups(ahead=True, recipe="crop", looker=Looker(ahead))
     state = loaded(run, first, second)
     mine = {record.image.bytes for (records,) in [state.live] for record in records}
-    pixels._decoded.clear()
     reads.clear()
     second_group(run, second, state)
     by_thread = Counter(name.partition("_")[0] for data, name in reads if data in mine)
@@ -176,7 +175,6 @@ def test_nothing_is_decoded_ahead_over_a_shard_on_which_a_process_died(run, read
     in_flight = InFlightLog(run, "00000-1", "a")
     in_flight.start("crop", state.seed_ids[:2])
     reads.clear()
-    pixels._decoded.clear()
     second_group(run, second, state)
     assert not [name for _, name in reads if name.startswith("ahead")]
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     """Rows that the loss can use, and their builder."""
 
     rows: Rows
@@ -34,9 +34,9 @@ class Material:
         return -(-self.num_steps // self.steps_per_epoch)
 
 
-def open_material(
+def open_dataset(
     shards: tuple[str, ...], model: str, revision: str | None, settings: Settings
-) -> Material:
+) -> Dataset:
     """Read the shards' index and say how many rows are left out, and why.
 
     UsageError for shards and models that do not fit each other or the loss.
@@ -44,8 +44,8 @@ def open_material(
     loss = settings.loss
     family = open_family(model, revision, settings)
     builder = BatchBuilder(family, loss.views, settings.seed)
-    rows, census = Rows.open(shards).usable(loss.needs, f"loss {loss.name}")
-    log.info("%s", census)
+    rows, counts = Rows.open(shards).usable(loss.needs, f"loss {loss.name}")
+    log.info("%s", counts)
     if settings.held_out:
         rows, held = rows.split(settings.held_out, settings.seed)
         log.info("%d rows are held out, by source image; %d are left", len(held), len(rows))
@@ -54,7 +54,7 @@ def open_material(
     rows, fits = fit(rows, builder, settings.max_tokens)
     log.info("%s", fits)
     per_epoch = steps_per_epoch(len(rows), settings.batch_size)
-    return Material(rows, builder, settings.num_steps(len(rows)), per_epoch)
+    return Dataset(rows, builder, settings.num_steps(len(rows)), per_epoch)
 
 
 def open_family(model: str, revision: str | None, settings: Settings) -> Family:

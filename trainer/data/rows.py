@@ -187,7 +187,7 @@ class Rows:
         held = np.array(sides, dtype=bool)
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
-    def usable(self, needs: Iterable[str], what: str) -> tuple[Rows, Census]:
+    def usable(self, needs: Iterable[str], what: str) -> tuple[Rows, RowCounts]:
         """The rows that have what `needs` names (a loss's `needs`), and a report for a person.
 
         Of several columns of spans some may be empty: a pure insertion has none on one side. `what`
@@ -210,10 +210,10 @@ class Rows:
             lacking[_OUTSIDE] = np.any([_bit(lacks, f"{name} inside") for name in spans], axis=0)
         bad = np.any([*lacking.values(), np.zeros(len(self), bool)], axis=0)
         counts = {name: int(mask.sum()) for name, mask in lacking.items() if mask.any()}
-        census = Census(what, needs, len(self), len(self) - int(bad.sum()), counts)
-        if not census.kept:
-            raise UsageError(f"nothing to train on: {census}; take a recipe that fills them")
-        return self.select(np.flatnonzero(~bad)), census
+        report = RowCounts(what, needs, len(self), len(self) - int(bad.sum()), counts)
+        if not report.kept:
+            raise UsageError(f"nothing to train on: {report}; take a recipe that fills them")
+        return self.select(np.flatnonzero(~bad)), report
 
     def _group(self, number: int) -> pa.Table:
         if number in self._groups:
@@ -228,7 +228,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class RowCounts:
     """How many rows have what is needed."""
 
     what: str

@@ -74,13 +74,13 @@ def evaluate(rows: Rows, judge: Judge, *, with_pope: bool) -> Report:
 
     UsageError where no row can be used.
     """
-    usable, census = rows.usable(columns(_OWN), "the probe")
+    usable, counts = rows.usable(columns(_OWN), "the probe")
     fitting, fits = _fitting(usable, judge)
-    log.info("%s; %s", census, fits)
+    log.info("%s; %s", counts, fits)
     lines = probe.summarise(list(_probe_rows(fitting, judge)))
     asked = pope.questions(list(_scenes(fitting)), _SEED) if with_pope else []
     said = _answers(fitting, asked, judge)
-    return Report(len(fitting), f"{census}; {fits}", lines, len(asked), pope.score(asked, said))
+    return Report(len(fitting), f"{counts}; {fits}", lines, len(asked), pope.score(asked, said))
 
 
 def _fitting(rows: Rows, judge: Judge) -> tuple[Rows, Fit]:

@@ -52,7 +52,7 @@ def encode(
     is in two is encoded again.
     """
     found: dict[int, ImageFeatures] = {}
-    with nullcontext() if family.encoder_learns(model) else torch.no_grad():
+    with nullcontext() if family.encoder_trains(model) else torch.no_grad():
         for group in groups:
             made = family.encode(model, [images[n] for n in group])
             found.update(zip(group, made, strict=True))

@@ -171,7 +171,7 @@ class Family(ABC):
         return model.get_submodule(cls.language_model)
 
     @classmethod
-    def encoder_learns(cls, model: nn.Module) -> bool:
+    def encoder_trains(cls, model: nn.Module) -> bool:
         """Whether anything between pixels and the language model learns."""
         inside = f"{cls.language_model}."
         return any(p.requires_grad for n, p in model.named_parameters() if not n.startswith(inside))

@@ -34,6 +34,9 @@ class LossOutput:
 class PreferenceLoss(ABC):
     """A paper's loss: a frozen dataclass whose fields are its constants."""
 
+    name: str
+    """What settings call it."""
+
     @property
     @abstractmethod
     def views(self) -> frozenset[View]:

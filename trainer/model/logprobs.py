@@ -45,16 +45,16 @@ class ViewLogProbs(nn.Module):
     as few passes as `PASS_TOKENS` allows, rows of like length in one pass.
     """
 
-    def __init__(self, learner: Any, *, pass_tokens: int = PASS_TOKENS) -> None:
-        """`learner` is a model of a known family, or peft's wrapping of one."""
+    def __init__(self, model: Any, *, pass_tokens: int = PASS_TOKENS) -> None:
+        """`model` is one of a known family, or peft's wrapping of one."""
         super().__init__()
-        self.learner: Any = learner
-        self.family = family_of(_base(learner).config)
+        self.model: Any = model
+        self.family = family_of(_base(model).config)
         self.pass_tokens = pass_tokens
 
     def forward(self, batch: Batch) -> dict[View, Tensor]:
         """The table of a batch on the model's device."""
-        base, family = _base(self.learner), self.family
+        base, family = _base(self.model), self.family
         inner, head = base.model, base.get_output_embeddings()
         passes = _passes(batch.packed, self.pass_tokens)
         groups = _image_calls(family, inner, batch)
@@ -99,12 +99,12 @@ class ViewLogProbs(nn.Module):
         return tuple(most.tolist())
 
 
-def shares_prompts(learner: Any) -> bool:
+def shares_prompts(model: Any) -> bool:
     """Whether the model's attention takes the masks of token trees (`trainer.data.packing`).
 
     FlashAttention takes none but causal ones, and a sliding window would be lost in them.
     """
-    base = _base(learner)
+    base = _base(model)
     config = family_of(base.config).text_model(base.model).config
     layers = getattr(config, "layer_types", None) or []
     window = getattr(config, "sliding_window", None)
@@ -129,9 +129,9 @@ def token_log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _base(learner: Any) -> Any:
+def _base(model: Any) -> Any:
     """The model itself, where peft has wrapped it."""
-    return learner.get_base_model() if hasattr(learner, "peft_config") else learner
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _log_probs(head: Any, states: Tensor, targets: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def _image_calls(family: type[Family], inner: PreTrainedModel, batch: Batch) -> 
     """Images by call of the tower; none where this model has encoded the batch before."""
     if id(inner) in batch.features:
         return []
-    at_once = None if family.encoder_learns(inner) else PATCHES_AT_ONCE
+    at_once = None if family.encoder_trains(inner) else PATCHES_AT_ONCE
     patches = [image.num_patches for image in batch.images]
     return calls(patches, [image.alone for image in batch.images], at_once=at_once)
 
@@ -215,7 +215,7 @@ def _encode(
                     "mend processor_config.json (of LLaVA patch_size, "
                     "num_additional_image_tokens, vision_feature_select_strategy)"
                 )
-        if not family.encoder_learns(inner):
+        if not family.encoder_trains(inner):
             batch.features[id(inner)] = found
     return found
 

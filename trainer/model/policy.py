@@ -13,13 +13,13 @@ from trainer.errors import UsageError
 from trainer.model.logprobs import ViewLogProbs
 from trainer.model.precision import DTYPES
 from trainer.model.processes import Processes, wrap
-from trainer.model.trainable import learning, make_learn, parameter_groups
+from trainer.model.trainable import make_trainable, parameter_groups, trainable
 from trainer.model.weights import WEIGHTS, load_adapter, load_optimizer
 from trainer.settings import Full, Settings
 
 
 @dataclass(frozen=True)
-class Learner:
+class Policy:
     """What a run trains."""
 
     model: Any
@@ -45,14 +45,14 @@ def load_model(model: str, revision: str | None, *, weights: str, attention: str
         raise UsageError(f"{model} cannot be loaded: {message:.300}") from error
 
 
-def make_learner(
+def make_policy(
     model: str,
     revision: str | None,
     settings: Settings,
     processes: Processes,
     checkpoint: Path | None,
-) -> Learner:
-    """The learner of a run, at its beginning or where a checkpoint left it."""
+) -> Policy:
+    """The policy of a run, at its beginning or where a checkpoint left it."""
     whole = isinstance(settings.tune, Full)
     source, at = (model, revision)
     if checkpoint is not None and whole:
@@ -61,18 +61,18 @@ def make_learner(
     if settings.machine.gradient_checkpointing:
         loaded.gradient_checkpointing_enable({"use_reentrant": False})
     layers = loaded._no_split_modules  # noqa: SLF001  as accelerate and FSDP's users read it
-    learner = make_learn(loaded, settings.tune, settings.seed)
+    policy = make_trainable(loaded, settings.tune, settings.seed)
     if not whole:
-        for config in learner.peft_config.values():
+        for config in policy.peft_config.values():
             # peft notes the model's name by itself, but not which commit of it.
             config.revision = revision
         if checkpoint is not None:
-            load_adapter(checkpoint, learner)
+            load_adapter(checkpoint, policy)
     # For gradient checkpointing, which transformers does in training alone; dropouts are 0.
-    learner.train()
-    counts = str(learning(learner))
+    policy.train()
+    counts = str(trainable(policy))
     module = wrap(
-        ViewLogProbs(learner),
+        ViewLogProbs(policy),
         processes,
         shard=settings.machine.shard,
         layers=layers,
@@ -81,18 +81,18 @@ def make_learner(
     )
     given = settings.optimizer
     optimizer = torch.optim.AdamW(
-        parameter_groups(learner, given.weight_decay),
+        parameter_groups(policy, given.weight_decay),
         lr=given.learning_rate,
         betas=(given.beta1, given.beta2),
         eps=given.epsilon,
     )
     if checkpoint is not None:
-        load_optimizer(checkpoint, learner, optimizer)
-    return Learner(learner, module, optimizer, counts)
+        load_optimizer(checkpoint, policy, optimizer)
+    return Policy(policy, module, optimizer, counts)
 
 
 def frozen_module(model: Any, settings: Settings, processes: Processes) -> nn.Module:
-    """Batch -> log-probs of a second model that never learns; split as the learner is."""
+    """Batch -> log-probs of a second model that never learns; split as the policy is."""
     layers = model._no_split_modules  # noqa: SLF001  as above
     module = ViewLogProbs(model.requires_grad_(requires_grad=False).eval())
     if not settings.machine.shard:

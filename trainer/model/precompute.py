@@ -9,31 +9,32 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer.data.batches import Batch
-from trainer.data.dataset import numerics, open_material
+from trainer.data.dataset import numerics, open_dataset
 from trainer.errors import UsageError
 from trainer.losses.views import View
 from trainer.model.logprobs import shares_prompts
 from trainer.model.policy import frozen_module, load_model
 from trainer.model.precision import precision
 from trainer.model.processes import Processes
-from trainer.model.reference import Fingerprint, precompute, write_sidecar
+from trainer.model.reference import Fingerprint, check_fits_a_file, precompute, write_reference_file
 from trainer.settings import Settings
 
 
 def precompute_reference(
     shards: tuple[str, ...], model: str, revision: str | None, settings: Settings, out: Path
 ) -> int:
-    """Write the side-car file of a run with these settings; returns the number of its rows.
+    """Write the reference file of a run with these settings; returns the number of its rows.
 
     UsageError for a loss without reference, and on several processes: the file is one.
     """
     loss = settings.loss
     if not loss.reference_views:
         raise UsageError(f"loss {loss.name} reads no reference; there is nothing to compute")
+    check_fits_a_file(loss)
     processes = Processes.start(settings.machine.device)
     if processes.world > 1:
         raise UsageError("precompute writes one file from one process; start it without a launcher")
-    material = open_material(shards, model, revision, settings)
+    dataset = open_dataset(shards, model, revision, settings)
     loaded = load_model(
         model, revision, weights=settings.weights, attention=settings.machine.attention
     )
@@ -45,20 +46,20 @@ def precompute_reference(
             return table
 
     builder = replace(
-        material.builder, views=loss.reference_views, share_prompts=shares_prompts(loaded)
+        dataset.builder, views=loss.reference_views, share_prompts=shares_prompts(loaded)
     )
     tables = precompute(
-        material.rows,
+        dataset.rows,
         builder,
         forward,
-        epochs=material.epochs,
+        epochs=dataset.epochs,
         micro_batch=settings.machine.micro_batch,
     )
-    write_sidecar(
+    write_reference_file(
         out,
         tables,
         fingerprint=Fingerprint.of(builder.family, revision, numerics(settings)),
         seed=settings.seed,
-        epochs=material.epochs,
+        epochs=dataset.epochs,
     )
-    return len(material.rows)
+    return len(dataset.rows)

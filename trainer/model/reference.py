@@ -21,8 +21,8 @@ from trainer.data.batches import Batch, BatchBuilder
 from trainer.data.rows import Rows
 from trainer.errors import UsageError
 from trainer.families import Family
-from trainer.losses import LogProbs
-from trainer.losses.views import DRAWN, View
+from trainer.losses import LogProbs, PreferenceLoss
+from trainer.losses.views import DRAWN, View, of_log_probs
 
 Forward = Callable[[Batch], LogProbs]
 """A batch to its table: a `ViewLogProbs`, wrapped or not."""
@@ -50,15 +50,15 @@ def frozen(forward: Forward) -> Forward:
     return reference
 
 
-def adapters_off(forward: Forward, learner: Any) -> Forward:
-    """The reference is the learner without its adapters: no second model.
+def adapters_off(forward: Forward, policy: Any) -> Forward:
+    """The reference is the policy without its adapters: no second model.
 
-    `forward` must run that learner; where its weights are split over processes, as wrapped, and
+    `forward` must run that policy; where its weights are split over processes, as wrapped, and
     after a forward of the policy: FSDP notes in its first one what learns.
     """
 
     def reference(batch: Batch) -> LogProbs:
-        with torch.no_grad(), learner.disable_adapter():
+        with torch.no_grad(), policy.disable_adapter():
             return forward(batch)
 
     return reference
@@ -118,6 +118,15 @@ def _config(folder: Path) -> bytes:
     ).encode()
 
 
+def check_fits_a_file(loss: PreferenceLoss) -> None:
+    """UsageError for a loss that compares distributions: a file holds a number a cell."""
+    if loss.views - of_log_probs(loss.views):
+        raise UsageError(
+            f"loss {loss.name} compares distributions over the vocabulary, and a reference file "
+            "holds sums of log-probs; train without --reference, the reference then runs beside"
+        )
+
+
 def precompute(
     rows: Rows, builder: BatchBuilder, forward: Forward, *, epochs: int, micro_batch: int
 ) -> Iterator[pa.Table]:
@@ -137,7 +146,7 @@ def precompute(
             yield _table(batch, reference(batch))
 
 
-def write_sidecar(
+def write_reference_file(
     path: Path, tables: Iterable[pa.Table], *, fingerprint: Fingerprint, seed: int, epochs: int
 ) -> None:
     """Write what `precompute` gives, atomically; `seed` is the builder's."""
@@ -152,7 +161,7 @@ def write_sidecar(
 
 
 @dataclass(frozen=True)
-class SideCar:
+class ReferenceFile:
     """Reference log-probs from a file: a `Forward` that runs no model.
 
     A value is used only for the very row, view and draw that it was computed for.
@@ -177,7 +186,7 @@ class SideCar:
         pair_ids: Sequence[str],
         seed: int,
         epochs: int,
-    ) -> SideCar:
+    ) -> ReferenceFile:
         """A file that holds these views of these pairs.
 
         `seed` and `epochs` are the run's. Raises UsageError for a file that was made with another

@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Learning:
+class Trainable:
     """What of a model learns."""
 
     tensors: int
-    """Learning tensors."""
+    """Trainable tensors."""
     parameters: int
     """Numbers in them."""
     total: int
     """Numbers in all tensors of the model, adapters included."""
     by_part: Mapping[str, int]
-    """Learning numbers by part: language_model, projector, vision_tower."""
+    """Trainable numbers by part: language_model, projector, vision_tower."""
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -47,7 +47,7 @@ class Learning:
         )
 
 
-def make_learn(model: PreTrainedModel, tune: Lora | Full, seed: int) -> Any:
+def make_trainable(model: PreTrainedModel, tune: Lora | Full, seed: int) -> Any:
     """The model with everything frozen but what `tune` names.
 
     Adapters are added in place, in float32, their first values drawn from the seed; the model's own
@@ -94,7 +94,7 @@ def _with_adapters(model: PreTrainedModel, tune: Lora, seed: int) -> Any:
         return get_peft_model(model, config)
 
 
-def learning(model: PreTrainedModel | PeftModel) -> Learning:
+def trainable(model: PreTrainedModel | PeftModel) -> Trainable:
     """Count what learns."""
     by_part: Counter[str] = Counter()
     tensors = 0
@@ -104,11 +104,11 @@ def learning(model: PreTrainedModel | PeftModel) -> Learning:
             tensors += 1
             by_part[family.part_of(name)] += parameter.numel()
     total = sum(parameter.numel() for parameter in model.parameters())
-    return Learning(tensors, sum(by_part.values()), total, dict(by_part))
+    return Trainable(tensors, sum(by_part.values()), total, dict(by_part))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Learning parameters for the optimizer: matrices decay, vectors (biases, norms) do not."""
+    """Trainable parameters for the optimizer: matrices decay, vectors (biases, norms) do not."""
     learn = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in learn if p.ndim > 1], "weight_decay": weight_decay},

@@ -16,50 +16,50 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointFileError
 
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer.safetensors"
 _ADAPTER = "default"
 
 
-def is_adapter(learner: nn.Module) -> bool:
-    """Whether the learner is a model with adapters, of which only those are saved."""
-    return hasattr(learner, "peft_config")
+def is_adapter(policy: nn.Module) -> bool:
+    """Whether the policy is a model with adapters, of which only those are saved."""
+    return hasattr(policy, "peft_config")
 
 
-def gather_weights(learner: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+def gather_weights(policy: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     """What learns, or the whole model where it is no adapter, on the CPU.
 
     All processes call it, for the parts that each holds; those that do not `keep` get nothing, as
     a machine has not the memory for a copy a process.
     """
-    only_learning = is_adapter(learner)
-    learns = {name for name, p in learner.named_parameters() if p.requires_grad}
+    only_learning = is_adapter(policy)
+    learns = {name for name, p in policy.named_parameters() if p.requires_grad}
     return {
         name: whole
-        for name, tensor in learner.state_dict(keep_vars=True).items()
+        for name, tensor in policy.state_dict(keep_vars=True).items()
         if name in learns or not only_learning
         if (whole := _whole(tensor, keep=keep)) is not None
     }
 
 
 def gather_optimizer(
-    learner: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool
+    policy: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool
 ) -> dict[str, Tensor]:
     """Every state tensor as `name:key`, on the CPU; called and kept as `gather_weights`."""
     return {
         f"{name}:{key}": whole
-        for name, parameter in learner.named_parameters()
+        for name, parameter in policy.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
         if (whole := _whole(value, keep=keep)) is not None
     }
 
 
-def save_weights(folder: Path, learner: Any, weights: Mapping[str, Tensor]) -> None:
+def save_weights(folder: Path, policy: Any, weights: Mapping[str, Tensor]) -> None:
     """Write `weights/` of a checkpoint or of the finished run."""
     # Safetensors refuses two names for one tensor; `save_pretrained` knows which are tied.
-    learner.save_pretrained(folder / WEIGHTS, state_dict=dict(weights))
+    policy.save_pretrained(folder / WEIGHTS, state_dict=dict(weights))
     # peft writes a form with blanks for a person to fill in; the run's own card stands beside it.
     (folder / WEIGHTS / "README.md").unlink(missing_ok=True)
 
@@ -69,32 +69,32 @@ def save_optimizer(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / OPTIMIZER)
 
 
-def load_adapter(folder: Path, learner: Any) -> None:
-    """Put a checkpoint's adapter into a learner that was made alike; CheckpointError if it is not.
+def load_adapter(folder: Path, policy: Any) -> None:
+    """Put a checkpoint's adapter into a policy made alike; CheckpointFileError if it is not.
 
     A whole model needs nothing of the kind: it is loaded from `weights/` in the first place.
     """
     from peft import set_peft_model_state_dict  # noqa: PLC0415  2 s, for adapters alone
 
     weights = load_file(folder / WEIGHTS / "adapter_model.safetensors")
-    learning = sum(parameter.requires_grad for parameter in learner.parameters())
-    result = set_peft_model_state_dict(learner, weights, adapter_name=_ADAPTER)
+    learning = sum(parameter.requires_grad for parameter in policy.parameters())
+    result = set_peft_model_state_dict(policy, weights, adapter_name=_ADAPTER)
     if result.unexpected_keys or len(weights) != learning:
-        raise CheckpointError(
+        raise CheckpointFileError(
             f"the adapter in {folder} has {len(weights)} tensors, the model wants {learning}; "
             "was it made from another model?"
         )
 
 
-def load_optimizer(folder: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put the saved state into an optimizer that has made no step yet; all processes call it."""
-    learning = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    learning = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     # One tensor at a time: every process reads the file, and it is twice the model.
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  no mapping
             owner, _, key = name.rpartition(":")
             if owner not in learning:
-                raise CheckpointError(
+                raise CheckpointFileError(
                     f"{folder / OPTIMIZER} has state for {owner}, which does not learn here; "
                     "was it made with other settings?"
                 )

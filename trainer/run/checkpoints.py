@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from trainer.errors import CheckpointError, UsageError
+from trainer.errors import CheckpointFileError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ class Checkpoints:
     def write(self, position: Position, content: Callable[[Path], None]) -> Path:
         """Write a checkpoint whole, then remove those that are too old; returns its folder.
 
-        `content` fills the folder it is given. Raises CheckpointError, the older checkpoints being
-        intact, when the disk does not take it.
+        `content` fills the folder it is given. Raises CheckpointFileError, the older checkpoints
+        being intact, when the disk does not take it.
         """
         final = self.at(position.step)
         try:
@@ -82,7 +82,7 @@ class Checkpoints:
                 text = json.dumps(asdict(position), indent=1) + "\n"
                 (temporary / POSITION).write_text(text, "utf-8")
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(self._unwritten(position.step, error)) from error
+            raise CheckpointFileError(self._unwritten(position.step, error)) from error
         for step in self.steps()[: -self.keep]:
             _remove(self.at(step))
         return final
@@ -107,12 +107,12 @@ class Checkpoints:
 
 
 def read_position(folder: Path) -> Position:
-    """The position of a checkpoint; CheckpointError where the file is damaged."""
+    """The position of a checkpoint; CheckpointFileError where the file is damaged."""
     try:
         content = json.loads((folder / POSITION).read_text("utf-8"))
         return Position(**{field.name: content[field.name] for field in fields(Position)})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
+        raise CheckpointFileError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}); "
             "remove that folder, then the same command goes on from the one before"
         ) from error

@@ -19,7 +19,7 @@ from trainer.model.precision import precision
 from trainer.model.processes import Processes, total_norm, without_exchange
 from trainer.model.token_kl import token_kl
 from trainer.run.schedule import learning_rate
-from trainer.run.stop import Wish, Wished, nothing
+from trainer.run.stop import StopCheck, StopRequest, nothing
 from trainer.settings import Settings
 
 NAMED_ROWS = 16
@@ -38,8 +38,8 @@ class StepResult:
     """The gradient's norm before it was scaled down."""
     rate: float
     """The learning rate."""
-    wish: Wish
-    """The strongest wish that any process heard."""
+    asked: StopRequest
+    """The strongest request that reached any process."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Loop:
     """The reference's log-probs of a batch, without gradient."""
     optimizer: torch.optim.Optimizer
     """Over what learns."""
-    wished: Wished = nothing
+    stop_check: StopCheck = nothing
     """What this process was asked to do after the step."""
 
     @property
@@ -93,20 +93,22 @@ class Loop:
                 total = values.double().sum() if micro.counted else values.new_zeros(())
                 sums[name] = sums[name] + total if name in sums else total
         bad = self._not_finite(done)
-        wish = self.wished()
+        asked = self.stop_check()
         *totals, num_bad, num_save, num_stop = self.processes.sum(
             [
                 *(float(x) for x in sums.values()),
                 float(len(bad)),
-                float(wish is Wish.SAVE),
-                float(wish is Wish.STOP),
+                float(asked is StopRequest.SAVE),
+                float(asked is StopRequest.STOP),
             ]
         )
         if num_bad:
             self._refuse(step, bad, "the loss")
         norm = self._update(step, rows.tolist())
-        wish = Wish.STOP if num_stop else Wish.SAVE if num_save else Wish.GO_ON
-        return StepResult(dict(zip(sums, totals, strict=True)), len(rows), norm, rate, wish)
+        asked = (
+            StopRequest.STOP if num_stop else StopRequest.SAVE if num_save else StopRequest.GO_ON
+        )
+        return StepResult(dict(zip(sums, totals, strict=True)), len(rows), norm, rate, asked)
 
     def _not_finite(self, done: Sequence[tuple[MicroBatch, Tensor]]) -> list[str]:
         """Pair ids of the rows of this process whose loss is NaN or infinite."""

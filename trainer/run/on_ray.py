@@ -20,11 +20,11 @@ import ray.train.torch
 
 from schemas.files import Folder
 from trainer.data.dataset import open_family
-from trainer.errors import CheckpointError, NonFiniteLossError, UsageError
+from trainer.errors import CheckpointFileError, NonFiniteLossError, UsageError
 from trainer.run.loop import StepResult
 from trainer.run.recorder import Monitor
 from trainer.run.run_folder import RunFolder
-from trainer.run.stop import Wish, Wished
+from trainer.run.stop import StopCheck, StopRequest
 from trainer.run.train import Outcome, Request, train
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ MAX_FAILURES = 3
 away (pre-emption) do not count."""
 _REQUEST = "request"
 
-_FINAL = (UsageError, NonFiniteLossError, CheckpointError)
+_FINAL = (UsageError, NonFiniteLossError, CheckpointFileError)
 """What another start would end in as well."""
 _NOTE = "refused.json"
 """File in `RUN/ray/` that says so, for the next start and for the driver."""
@@ -63,8 +63,8 @@ class _Reports:
 def train_on_ray(request: Request, workers: int) -> Outcome:
     """Train on so many workers of the cluster, each with a GPU where the settings say so.
 
-    Raises what a worker raised (UsageError, NonFiniteLossError, CheckpointError), at once, as a new
-    start would not help; RuntimeError when workers were lost more than `MAX_FAILURES` times.
+    Raises what a worker raised (UsageError, NonFiniteLossError, CheckpointFileError), at once, as a
+    new start would not help; RuntimeError when workers were lost more than `MAX_FAILURES` times.
     """
     # What can be known here is said here: workers take most of a minute to get as far.
     open_family(request.model, request.revision, request.settings)
@@ -102,14 +102,14 @@ def _worker(config: dict[str, Any]) -> None:
     attempt(request, _Reports(request.settings.keep.log_every), _preempted())
 
 
-def attempt(request: Request, monitor: Monitor, wished: Wished) -> None:
+def attempt(request: Request, monitor: Monitor, stop_check: StopCheck) -> None:
     """Train on one worker, and note an error that would come again.
 
     Ray starts everything again, whatever the error; the next start ends at once by that note.
     """
     raise_noted(request)
     try:
-        train(request, monitor, wished)
+        train(request, monitor, stop_check)
     except _FINAL as error:
         content = {"kind": type(error).__name__, "message": str(error)}
         _notes(request).write_json(_NOTE, content)
@@ -134,18 +134,18 @@ def _rank() -> int:
     return rank
 
 
-def _preempted() -> Wished:
-    """A wish to save once, when a machine of the run is about to be taken away.
+def _preempted() -> StopCheck:
+    """Asks for a checkpoint once, when a machine of the run is about to be taken away.
 
     Not to stop: for Ray a loop that returns is done, one that is cut off is started again.
     """
     told = False
 
-    def wished() -> Wish:
+    def stop_check() -> StopRequest:
         nonlocal told
         coming = ray.train.get_preemption_info() is not None
-        wish = Wish.SAVE if coming and not told else Wish.GO_ON
+        asked = StopRequest.SAVE if coming and not told else StopRequest.GO_ON
         told = told or coming
-        return wish
+        return asked
 
-    return wished
+    return stop_check

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from trainer.errors import CheckpointError
-from trainer.model.policy import Learner
+from trainer.errors import CheckpointFileError
+from trainer.model.policy import Policy
 from trainer.model.processes import Processes
 from trainer.model.weights import (
     WEIGHTS,
@@ -29,7 +29,7 @@ from trainer.run.loop import StepResult
 from trainer.run.merge import base_of, copy_companions
 from trainer.run.metrics import MetricsFile, Window
 from trainer.run.run_folder import CARD, RunFolder
-from trainer.run.stop import Wish
+from trainer.run.stop import StopRequest
 from trainer.settings import Keep
 
 
@@ -47,7 +47,7 @@ class Monitor(Protocol):
 
 
 @dataclass
-class Record:
+class Recorder:
     """Follows the steps of one attempt; use it as a context manager around them."""
 
     folder: RunFolder
@@ -56,7 +56,7 @@ class Record:
     """How often."""
     processes: Processes
     """All of them call every method; the first one writes."""
-    learner: Learner
+    policy: Policy
     """What is saved."""
     origin: tuple[str, str | None]
     """Model and commit that the run began from: where a whole model's tokenizer is taken from."""
@@ -94,7 +94,7 @@ class Record:
     def step(self, done: int, epoch: float, result: StepResult) -> bool:
         """Note the step with which `done` are done; returns whether the run is to stop here.
 
-        Raises CheckpointError on all processes.
+        Raises CheckpointFileError on all processes.
         """
         rates = {"learning_rate": result.rate, "gradient_norm": result.norm, "epoch": epoch}
         sums = result.sums | {name: value * result.rows for name, value in rates.items()}
@@ -104,13 +104,13 @@ class Record:
         if self.processes.first:
             self.monitor.step(done, result)
         ends = done == self.position.num_steps
-        if done % self.keep.checkpoint_every == 0 or ends or result.wish is not Wish.GO_ON:
+        if done % self.keep.checkpoint_every == 0 or ends or result.asked is not StopRequest.GO_ON:
             self._save(done)
-        return result.wish is Wish.STOP and not ends
+        return result.asked is StopRequest.STOP and not ends
 
     def finish(self) -> None:
         """Write the result: `final/` with the weights, loadable as they are."""
-        weights = gather_weights(self.learner.model, keep=self.processes.first)
+        weights = gather_weights(self.policy.model, keep=self.processes.first)
         self._on_first(lambda: self._write_final(weights))
 
     def _write_line(self, done: int) -> None:
@@ -125,9 +125,9 @@ class Record:
             self._file.write(done, values)
 
     def _save(self, done: int) -> None:
-        weights = gather_weights(self.learner.model, keep=self.processes.first)
+        weights = gather_weights(self.policy.model, keep=self.processes.first)
         optimizer = gather_optimizer(
-            self.learner.model, self.learner.optimizer, keep=self.processes.first
+            self.policy.model, self.policy.optimizer, keep=self.processes.first
         )
         position = replace(self.position, step=done, sums=dict(self._window.sums))
 
@@ -142,7 +142,7 @@ class Record:
 
     def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Fill `folder/weights/`; a whole model gets its tokenizer, or nobody could load it."""
-        save_weights(folder, self.learner.model, weights)
+        save_weights(folder, self.policy.model, weights)
         if base_of(folder / WEIGHTS) is None:
             copy_companions(*self.origin, folder / WEIGHTS)
 
@@ -153,7 +153,7 @@ class Record:
                 shutil.copyfile(self.folder.path / CARD, folder / CARD)
         except (OSError, SafetensorError) as error:
             message = " ".join(str(error).split())
-            raise CheckpointError(
+            raise CheckpointFileError(
                 f"the result could not be written to {self.folder.final}: {message}; "
                 "the last checkpoint is intact, and the same command goes on from there"
             ) from error
@@ -170,4 +170,4 @@ class Record:
         if failure is not None:
             raise failure
         if said:
-            raise CheckpointError(said[0])
+            raise CheckpointFileError(said[0])

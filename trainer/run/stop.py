@@ -1,4 +1,4 @@
-"""What the outside wishes between two steps: that the run saves itself, or that it stops."""
+"""Requests that reach a run between two steps: write a checkpoint, or stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What clusters send before they kill, and Ctrl-C. A second one ends the process at once."""
 
 
-class Wish(IntEnum):
+class StopRequest(IntEnum):
     """What to do after the step, the strongest of all processes' counting."""
 
     GO_ON = 0
@@ -27,18 +27,18 @@ class Wish(IntEnum):
     """Write a checkpoint and end, to be resumed by the same command."""
 
 
-Wished = Callable[[], Wish]
+StopCheck = Callable[[], StopRequest]
 """Asked once a step on every process."""
 
 
-def nothing() -> Wish:
-    """Never any wish."""
-    return Wish.GO_ON
+def nothing() -> StopRequest:
+    """Never asks for anything."""
+    return StopRequest.GO_ON
 
 
 @contextmanager
-def by_signal() -> Iterator[Wished]:
-    """While inside, a signal is a wish to stop. Only in a process's main thread."""
+def by_signal() -> Iterator[StopCheck]:
+    """While inside, a signal asks the run to stop. Only in a process's main thread."""
     heard = threading.Event()
 
     def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a handler's signature
@@ -49,7 +49,7 @@ def by_signal() -> Iterator[Wished]:
 
     before = {one: signal.signal(one, hear) for one in SIGNALS}
     try:
-        yield lambda: Wish.STOP if heard.is_set() else Wish.GO_ON
+        yield lambda: StopRequest.STOP if heard.is_set() else StopRequest.GO_ON
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.batches import Batch
-from trainer.data.dataset import numerics, open_material
+from trainer.data.dataset import numerics, open_dataset
 from trainer.data.loader import steps
 from trainer.data.order import Order
 from trainer.errors import UsageError
 from trainer.losses import LogProbs
 from trainer.model.logprobs import shares_prompts
-from trainer.model.policy import Learner, frozen_module, load_model, make_learner
+from trainer.model.policy import Policy, frozen_module, load_model, make_policy
 from trainer.model.processes import Processes
-from trainer.model.reference import Fingerprint, Forward, SideCar, adapters_off, frozen
+from trainer.model.reference import (
+    Fingerprint,
+    Forward,
+    ReferenceFile,
+    adapters_off,
+    check_fits_a_file,
+    frozen,
+)
 from trainer.run.checkpoints import Checkpoints, Position, read_position
 from trainer.run.loop import Loop
-from trainer.run.recorder import Monitor, Record
+from trainer.run.recorder import Monitor, Recorder
 from trainer.run.run_folder import CARD, RunFolder, versions
-from trainer.run.stop import Wished, nothing
+from trainer.run.stop import StopCheck, nothing
 from trainer.settings import Lora, Settings
 
 log = logging.getLogger(__name__)
@@ -43,7 +50,7 @@ class Request:
     revision: str | None = None
     """Commit of the hub's model."""
     reference: Path | None = None
-    """Side-car file with the reference's log-probs."""
+    """File with the reference's log-probs."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,10 @@ class Outcome:
         return self.step == self.num_steps
 
 
-def train(request: Request, monitor: Monitor, wished: Wished = nothing) -> Outcome:
+def train(request: Request, monitor: Monitor, stop_check: StopCheck = nothing) -> Outcome:
     """Train, or go on with an interrupted run; every process calls it.
 
-    Raises UsageError for what the user can mend, NonFiniteLossError, CheckpointError.
+    Raises UsageError for what the user can mend, NonFiniteLossError, CheckpointFileError.
     """
     processes = Processes.start(request.settings.machine.device)
     folder = RunFolder(request.out)
@@ -76,7 +83,7 @@ def train(request: Request, monitor: Monitor, wished: Wished = nothing) -> Outco
         if folder.final.exists():
             log.info("%s is complete; nothing to do", folder.path)
             return Outcome(attempt.num_steps, attempt.num_steps)
-        return attempt.run(wished)
+        return attempt.run(stop_check)
 
 
 @dataclass
@@ -90,30 +97,30 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.material = open_material(
+        self.dataset = open_dataset(
             request.shards, request.model, request.revision, request.settings
         )
-        self.rows = self.material.rows
-        self.num_steps = self.material.num_steps
+        self.rows = self.dataset.rows
+        self.num_steps = self.dataset.num_steps
         if self.processes.first:
             self.folder.claim(self._card())
         self.processes.wait()
 
-    def run(self, wished: Wished) -> Outcome:
-        """From the newest checkpoint to the end, or to a wish to stop."""
+    def run(self, stop_check: StopCheck) -> Outcome:
+        """From the newest checkpoint to the end, or until it is asked to stop."""
         settings = self.request.settings
         checkpoints = Checkpoints(self.folder.path / "checkpoints")
         if self.processes.first:
             checkpoints.clear_remains()
         newest = checkpoints.newest()
         position = self._position(newest)
-        learner = make_learner(
+        policy = make_policy(
             self.request.model, self.request.revision, settings, self.processes, newest
         )
         if self.processes.first:
-            log.info("%s", learner.counts)
-        loop = self._loop(learner, wished)
-        build = replace(self.material.builder, share_prompts=shares_prompts(learner.model))
+            log.info("%s", policy.counts)
+        loop = self._loop(policy, stop_check)
+        build = replace(self.dataset.builder, share_prompts=shares_prompts(policy.model))
         flow = steps(
             self.rows,
             build,
@@ -123,21 +130,21 @@ class _Attempt:
             workers=settings.machine.loader_workers,
             pin=self.processes.device.type == "cuda",
         )
-        record = Record(
+        recorder = Recorder(
             self.folder,
             settings.keep,
             self.processes,
-            learner,
+            policy,
             (self.request.model, self.request.revision),
             position,
             self.monitor,
         )
-        with record:
+        with recorder:
             for step, batches in flow:
-                epoch = (step + 1) / self.material.steps_per_epoch
-                if record.step(step + 1, epoch, loop.step(step, batches)):
+                epoch = (step + 1) / self.dataset.steps_per_epoch
+                if recorder.step(step + 1, epoch, loop.step(step, batches)):
                     return Outcome(step + 1, self.num_steps)
-        record.finish()
+        recorder.finish()
         return Outcome(self.num_steps, self.num_steps)
 
     def _card(self) -> dict[str, Any]:
@@ -173,7 +180,7 @@ class _Attempt:
             )
         return there
 
-    def _loop(self, learner: Learner, wished: Wished) -> Loop:
+    def _loop(self, policy: Policy, stop_check: StopCheck) -> Loop:
         settings, processes = self.request.settings, self.processes
         order = Order(
             num_rows=len(self.rows),
@@ -189,28 +196,29 @@ class _Attempt:
             order=order,
             num_steps=self.num_steps,
             ids=self.rows.pair_ids,
-            module=learner.module,
-            reference=self._reference(learner),
-            optimizer=learner.optimizer,
-            wished=wished,
+            module=policy.module,
+            reference=self._reference(policy),
+            optimizer=policy.optimizer,
+            stop_check=stop_check,
         )
 
-    def _reference(self, learner: Learner) -> Forward:
+    def _reference(self, policy: Policy) -> Forward:
         """A file if there is one, else the adapters off, else a second model."""
         request, settings = self.request, self.request.settings
         if not settings.loss.reference_views:
             return _none
         if request.reference is not None:
-            return SideCar.open(
+            check_fits_a_file(settings.loss)
+            return ReferenceFile.open(
                 request.reference,
-                Fingerprint.of(self.material.builder.family, request.revision, numerics(settings)),
+                Fingerprint.of(self.dataset.builder.family, request.revision, numerics(settings)),
                 views=settings.loss.views,
                 pair_ids=self.rows.pair_ids,
                 seed=settings.seed,
-                epochs=self.material.epochs,
+                epochs=self.dataset.epochs,
             )
         if isinstance(settings.tune, Lora):
-            return adapters_off(learner.module, learner.model)
+            return adapters_off(policy.module, policy.model)
         model = load_model(
             request.model,
             request.revision,

@@ -51,10 +51,10 @@ def test_a_real_run_says_what_its_rows_lack(real_run):
     pairs = [p for t in read_pairs(Folder.at(real_run)) for p in from_table(t, Pair)]
     without = sum(p.counterfactual is None for p in pairs)
     rows = Rows.open([real_run])
-    kept, census = rows.usable(SVCO().needs, "loss svco")
-    assert census.lacking == {"counterfactual": without}
-    assert len(kept) == census.kept == len(pairs) - without > 0
-    assert f"of {len(pairs)} rows {without} lack counterfactual" in str(census)
+    kept, counts = rows.usable(SVCO().needs, "loss svco")
+    assert counts.lacking == {"counterfactual": without}
+    assert len(kept) == counts.kept == len(pairs) - without > 0
+    assert f"of {len(pairs)} rows {without} lack counterfactual" in str(counts)
     assert len(rows.usable(MDPO().needs, "loss mdpo")[0]) == len(pairs)
 
 
@@ -96,12 +96,12 @@ def test_what_a_row_lacks_is_counted_by_column(tmp_path):
         a_pair(6, chosen_spans=(Span(12, 99),)),
     ]
     rows = Rows.open([save(tmp_path, pairs)])
-    kept, census = rows.usable(ICVCO().needs, "loss icvco")
+    kept, counts = rows.usable(ICVCO().needs, "loss icvco")
     assert kept.pair_ids == ["pair-0000", "pair-0002", "pair-0004", "pair-0005"]
-    assert census.lacking == {"counterfactual": 1, "spans": 2, "spans inside the answer": 1}
-    kept, census = rows.usable(DPO().needs, "loss dpo")
+    assert counts.lacking == {"counterfactual": 1, "spans": 2, "spans inside the answer": 1}
+    kept, counts = rows.usable(DPO().needs, "loss dpo")
     assert kept.pair_ids == [f"pair-000{n}" for n in (0, 1, 3, 4, 6)]
-    assert "2 lack rejected; 5 are left" in str(census)
+    assert "2 lack rejected; 5 are left" in str(counts)
     assert "all 7 rows" in str(rows.usable(SFT().needs, "loss sft")[1])
     with pytest.raises(
         UsageError, match=r"loss dpo needs .*rejected.* 2 lack rejected; 0 are left"

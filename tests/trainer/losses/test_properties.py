@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.losses.tables import ALL, BAD, PREFERENCES, M, Y, drawn
-from trainer.losses import ICVCO, MDPO, SVCO, AdaViP, OViP, SymMPO
-from trainer.losses.views import Answer, Images, Quantity, Tokens, View
+from tests.trainer.losses.tables import ALL, BAD, LOSSES, PREFERENCES, M, Y, drawn
+from trainer.losses import ICVCO, MDPO, SVCO, AdaViP, CHiP, OViP, SymMPO
+from trainer.losses.views import Answer, Images, Quantity, Tokens, View, of_log_probs
+from trainer.settings import presets
 
 README = Path(__file__).parents[3] / "trainer" / "README.md"
 nats = st.floats(-80, 80, allow_nan=False)
@@ -41,6 +43,17 @@ def test_the_readme_knows_every_term(name):
         assert kind == "log_ratio" or any(word in text for word in known), key
 
 
+def test_the_readme_names_exactly_the_losses_and_presets_there_are():
+    text = README.read_text("utf-8")
+
+    def first_column(title):
+        rows = text.partition(f"\n| {title} |")[2].partition("\n\n")[0].splitlines()[2:]
+        return {re.match(r"\| `([\w-]+)`", row)[1] for row in rows}
+
+    assert first_column("loss") == set(LOSSES)
+    assert first_column("preset") == set(presets())
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_gradients_against_finite_differences(name):
     """In float64, through all views; the distillation's gates are fixed where the draw puts them
@@ -61,6 +74,13 @@ def test_gradients_against_finite_differences(name):
             return loss(others | dict(zip(views, values, strict=True)), reference).per_row
 
         assert 0 < loss(policy, reference).metrics["gate/active"].mean() < 1
+    if isinstance(loss, CHiP):  # the true answer's KL holds the margin without a gradient
+        others = {view: value.detach() for view, value in policy.items()}
+        views = [v for v in policy if v.quantity is not Quantity.KL or v.answer is not Y]
+
+        def rows(*values):
+            return loss(others | dict(zip(views, values, strict=True)), reference).per_row
+
     assert torch.autograd.gradcheck(rows, [policy[view] for view in views])
 
 
@@ -108,7 +128,7 @@ def test_exchange_with_unequal_betas_exchanges_them():
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.sampled_from(sorted(PREFERENCES)), st.integers(0, 99), st.lists(nats, min_size=8))
+@given(st.sampled_from(sorted(PREFERENCES)), st.integers(0, 99), st.lists(nats, min_size=9))
 def test_a_shift_of_policy_and_reference_changes_nothing(name, seed, shifts):
     """Only log-ratios count: each view may be moved as a whole. float64, for the subtraction."""
     loss = PREFERENCES[name]
@@ -116,7 +136,7 @@ def test_a_shift_of_policy_and_reference_changes_nothing(name, seed, shifts):
     moved = dict(zip(sorted(loss.views, key=lambda view: view.key), shifts, strict=False))
     there = loss(policy, reference).per_row
     back = loss(
-        {view: value + moved[view] for view, value in policy.items()},
+        {v: value + (moved[v] if v in reference else 0) for v, value in policy.items()},
         {view: value + moved[view] for view, value in reference.items()},
     ).per_row
     torch.testing.assert_close(there, back, rtol=1e-9, atol=1e-9)
@@ -133,6 +153,8 @@ def test_likelier_true_answers_are_never_worse(name, seed):
     policy, reference = drawn(loss, seed=seed)
     loss(policy, reference).loss.backward()
     for view, value in policy.items():
+        if view.quantity is Quantity.KL:
+            continue
         shown = view.images if view.anchor is None else view.anchor
         if (shown, view.answer) in {(M, Y), (Images.REJECTED, Answer.COUNTERFACTUAL)}:
             assert (value.grad <= 0).all()
@@ -187,11 +209,11 @@ def test_metrics(name):
         assert value.shape == (6,)
         assert not value.requires_grad
         assert key.split("/")[0] in {
-            "log_ratio", "loss", "margin", "accuracy", "gate", "share"
+            "log_ratio", "loss", "margin", "accuracy", "gate", "share", "kl"
         }  # fmt: skip
     if name.startswith("sft"):
         return
-    for view in loss.views:
+    for view in of_log_probs(loss.views):
         torch.testing.assert_close(
             metrics[f"log_ratio/{view.key}"], (policy[view] - reference[view]).detach()
         )

@@ -11,6 +11,7 @@ from tests.trainer.losses.tables import (
     BAD,
     CROP,
     M2,
+    NOISED,
     NONE,
     Y2,
     M,
@@ -20,8 +21,8 @@ from tests.trainer.losses.tables import (
     single,
     tables,
 )
-from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, AdaViP, OViP, SymMPO
-from trainer.losses.views import Quantity, View
+from trainer.losses import DPO, ICVCO, MDPO, SFT, SVCO, VDPO, AdaViP, CHiP, OViP, SymMPO
+from trainer.losses.views import Quantity, Tokens, View
 
 # softplus(-x) = -log sigmoid(x), from tables of logarithms.
 S = {-2: 2.126928, -1: 1.313262, 0: 0.693147, 1: 0.313262, 2: 0.126928, 3: 0.048587}
@@ -36,7 +37,19 @@ RATIOS = {
     View(NONE, Y): [10.0],
     View(NONE, Y2): [0.0],
     View(CROP, Y): [30.0],
+    View(M, Y, Tokens.FROM_FIRST_DIFFERENCE, against=BAD): [15.0],
+    View(M, BAD, Tokens.FROM_FIRST_DIFFERENCE, against=Y): [5.0],
+    View(M, Y, Tokens.DIFFERING, against=BAD): [2.0],
+    View(M, BAD, Tokens.DIFFERING, against=Y): [1.0],
+    View(NOISED, Y): [16.0],
+    View(NOISED, Y, Tokens.DIFFERING, against=BAD): [0.0],
+    View(M, Y, quantity=Quantity.KL): [5.0],
+    View(M, BAD, quantity=Quantity.KL): [8.0],
 }
+
+
+def softplus(x):
+    return math.log1p(math.exp(x))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +78,12 @@ RATIOS = {
         (OViP(form="released", image_weight=0.5), S[1] + (S[1] + S[2]) / 2),
         (OViP(form="released", anchor_weight=0.5), 2 * S[1] + S[2] + 0.5 * S[2]),
         (OViP(image_weight=0), S[1]),
+        # from the first difference 15-5; with whole answers 20+10 under the images
+        (VDPO(), S[1]),
+        (VDPO(image_weight=0.5), S[1] + 0.5 * S[3]),
+        # w = all + 3 differing: 20+3*2 over 10+3*1 (13), over 16+3*0 (10), less (8-5)/10 of KL
+        (CHiP(), softplus(-0.1 * (13 + 10 - 0.1 * 3))),
+        (CHiP(segment_weight=1, token_beta=0, image_weight=0.5), softplus(-0.1 * (10 + 0.5 * 4))),
         # rewards 2, 1, -1: log(1 + e^-1 + e^-3) = log 1.417666
         (AdaViP(), 0.349013),
     ],

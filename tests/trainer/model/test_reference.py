@@ -20,12 +20,12 @@ from trainer.losses.views import Images
 from trainer.model.logprobs import ViewLogProbs
 from trainer.model.reference import (
     Fingerprint,
-    SideCar,
+    ReferenceFile,
     adapters_off,
     frozen,
     precompute,
     weights_digest,
-    write_sidecar,
+    write_reference_file,
 )
 
 VIEWS = MDPO().views | ICVCO().views
@@ -50,18 +50,18 @@ def close(one, other):
 
 
 @pytest.mark.parametrize("name", ["llava-interleave", "qwen3-vl"])
-def test_the_learner_without_its_adapters_is_the_model_it_was(checkpoint, name):
+def test_the_policy_without_its_adapters_is_the_model_it_was(checkpoint, name):
     made = checkpoint(name)
     batch = BatchBuilder(made.family, VIEWS, SEED)([a_row(0), a_row(1)], 0)
     before = frozen(ViewLogProbs(made.model()))(batch)
-    learner = with_adapters(made.model())
-    module = ViewLogProbs(learner)
+    model = with_adapters(made.model())
+    module = ViewLogProbs(model)
     close(module(batch), before)  # adapters start at nothing
-    for parameter_name, parameter in learner.named_parameters():
+    for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.5)
-    learner.train()
-    policy, reference = module(batch), adapters_off(module, learner)(batch)
+    model.train()
+    policy, reference = module(batch), adapters_off(module, model)(batch)
     close(reference, before)
     assert not any(values.requires_grad for values in reference.values())
     for view, values in policy.items():
@@ -70,7 +70,7 @@ def test_the_learner_without_its_adapters_is_the_model_it_was(checkpoint, name):
     # ... and the adapters are on again, and learn.
     close(module(batch), policy)
     sum(values.sum() for values in policy.values()).backward()
-    learned = [n for n, p in learner.named_parameters() if p.grad is not None]
+    learned = [n for n, p in model.named_parameters() if p.grad is not None]
     assert learned
     assert all("lora" in n and "language_model" in n for n in learned)
 
@@ -80,12 +80,12 @@ def test_policy_and_reference_see_one_crop(checkpoint):
     made = checkpoint("llava-1.5")
     build = BatchBuilder(made.family, MDPO().views, SEED)
     (crop,) = (v for v in MDPO().views if v.images is Images.CROP)
-    learner = with_adapters(made.model())
-    module = ViewLogProbs(learner)
+    policy = with_adapters(made.model())
+    module = ViewLogProbs(policy)
     batch = build([a_row(0)], 0)
-    ratio = module(batch)[crop] - adapters_off(module, learner)(batch)[crop]
+    ratio = module(batch)[crop] - adapters_off(module, policy)(batch)[crop]
     assert float(ratio.detach().abs()) < 1e-4
-    other = module(build([a_row(0)], 1))[crop] - adapters_off(module, learner)(batch)[crop]
+    other = module(build([a_row(0)], 1))[crop] - adapters_off(module, policy)(batch)[crop]
     assert float(other.detach().abs()) > 1e-2
 
 
@@ -111,9 +111,9 @@ def builder(checkpoint):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory, rows, fingerprint, module, builder):
-    path = tmp_path_factory.mktemp("side-car") / "reference.parquet"
+    path = tmp_path_factory.mktemp("reference") / "reference.parquet"
     tables = precompute(rows, builder, module, epochs=2, micro_batch=2)
-    write_sidecar(path, tables, fingerprint=fingerprint, seed=SEED, epochs=2)
+    write_reference_file(path, tables, fingerprint=fingerprint, seed=SEED, epochs=2)
     return path
 
 
@@ -124,7 +124,7 @@ def opened(path, fingerprint, rows, **changes):
         "seed": SEED,
         "epochs": 2,
     } | changes
-    return SideCar.open(path, fingerprint, **asked)
+    return ReferenceFile.open(path, fingerprint, **asked)
 
 
 def test_a_file_gives_what_the_model_gives(file, fingerprint, rows, builder, module):

@@ -20,19 +20,19 @@ SHARES = ((0, 1, 2), (3,))
 PASS_TOKENS = 150
 
 
-def step(module, learner, build, rows, scale):
+def step(module, policy, build, rows, scale):
     """Table, reference table and gradients of a step's share."""
     from trainer.model.reference import adapters_off
 
     batch = build(rows, 0)
     table = module(batch)
-    reference = adapters_off(module, learner)(batch)
+    reference = adapters_off(module, policy)(batch)
     sum((v * 0.01).tanh().sum() for v in table.values()).mul(scale).backward()
-    gradients = {n: p.grad for n, p in learner.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
     return table, reference, gradients
 
 
-def learner_of(model: str):
+def policy_of(model: str):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
@@ -64,18 +64,18 @@ def main(model: str, rank: int, port: int, out: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(SHARES)
     )
-    learner = learner_of(model)
+    policy = policy_of(model)
     module = wrap(
-        ViewLogProbs(learner, pass_tokens=PASS_TOKENS),
+        ViewLogProbs(policy, pass_tokens=PASS_TOKENS),
         Processes(rank, len(SHARES), torch.device("cpu")),
         shard=True,
-        layers=learner.get_base_model()._no_split_modules,
+        layers=policy.get_base_model()._no_split_modules,
         compute=torch.float32,
         may_be_unused=False,
     )
     rows = [a_row(n) for n in SHARES[rank]]
     # Gradients are averaged over processes; times their number it is the sum.
-    parts = step(module, learner, builder_of(model), rows, float(len(SHARES)))
+    parts = step(module, policy, builder_of(model), rows, float(len(SHARES)))
     table, reference, gradients = parts
     content = {
         "table": {v.key: x.detach() for v, x in table.items()},
@@ -107,10 +107,10 @@ def test_split_over_two_processes_is_one(checkpoint, tmp_path):
         for rank, file in enumerate(files)
     ]
     try:
-        learner = learner_of(str(made.path))
-        module = ViewLogProbs(learner)
+        policy = policy_of(str(made.path))
+        module = ViewLogProbs(policy)
         rows = [a_row(n) for share in SHARES for n in share]
-        table, reference, gradients = step(module, learner, build, rows, 1.0)
+        table, reference, gradients = step(module, policy, build, rows, 1.0)
         assert [p.wait(timeout=500) for p in processes] == [0, 0]
     finally:
         for process in processes:

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from fakes.tiny.vlm import FAMILIES, save_vlm
 from trainer.errors import UsageError
 from trainer.families import family_of
-from trainer.model.trainable import learning, make_learn, parameter_groups
+from trainer.model.trainable import make_trainable, parameter_groups, trainable
 from trainer.settings import Full, Lora
 
 
@@ -30,14 +30,14 @@ def test_adapters_spare_the_tower_and_full_tuning_takes_what_it_names(checkpoint
         sizes[family_of(model.config).part_of(name)] += parameter.numel()
     assert all(sizes.values())
     for tower, projector in ((False, False), (False, True), (True, True)):
-        make_learn(model, Full(name="full", vision_tower=tower, projector=projector), 0)
+        make_trainable(model, Full(name="full", vision_tower=tower, projector=projector), 0)
         wanted = {"language_model": sizes["language_model"]}
         wanted |= {"projector": sizes["projector"]} if projector else {}
         wanted |= {"vision_tower": sizes["vision_tower"]} if tower else {}
-        assert learning(model).by_part == wanted
+        assert trainable(model).by_part == wanted
 
-    adapted = make_learn(model, Lora(rank=2), 0)
-    found = learning(adapted)
+    adapted = make_trainable(model, Lora(rank=2), 0)
+    found = trainable(adapted)
     # Seven projections in two layers, two matrices each.
     assert found.tensors == 2 * 7 * 2
     assert set(found.by_part) == {"language_model"}
@@ -51,7 +51,7 @@ def test_adapters_spare_the_tower_and_full_tuning_takes_what_it_names(checkpoint
 def test_suffixes_alone_would_hit_the_tower(tmp_path):
     """What the papers' target lists do by accident, and the regex is there to avoid."""
     model = load(save_vlm(tmp_path, "llava-1.5"))
-    found = learning(make_learn(model, Lora(rank=2, targets=r".*\.(q|k|v)_proj"), 0))
+    found = trainable(make_trainable(model, Lora(rank=2, targets=r".*\.(q|k|v)_proj"), 0))
     assert found.by_part["vision_tower"] > 0
 
 
@@ -66,7 +66,7 @@ def test_suffixes_alone_would_hit_the_tower(tmp_path):
 def test_patterns_that_do_not_fit(tmp_path, targets, said):
     model = load(save_vlm(tmp_path, "llava-1.5"))
     with pytest.raises(UsageError, match=said):
-        make_learn(model, Lora(targets=targets), 0)
+        make_trainable(model, Lora(targets=targets), 0)
 
 
 def test_adapters_begin_with_the_seed_in_float32_and_leave_the_generator_alone(tmp_path):
@@ -75,7 +75,7 @@ def test_adapters_begin_with_the_seed_in_float32_and_leave_the_generator_alone(t
     def first(seed):
         model = load(tmp_path).to(torch.bfloat16)
         before = torch.get_rng_state()
-        adapted = make_learn(model, Lora(rank=2), seed)
+        adapted = make_trainable(model, Lora(rank=2), seed)
         assert torch.equal(before, torch.get_rng_state())
         return next(p for p in adapted.parameters() if p.requires_grad)
 
@@ -89,7 +89,7 @@ def test_the_models_own_dropouts_are_silenced(tmp_path):
     attention = model.model.language_model.layers[0].self_attn
     attention.drop = nn.Dropout(0.2)
     assert attention.attention_dropout == 0.3
-    make_learn(model, Full(name="full"), 0)
+    make_trainable(model, Full(name="full"), 0)
     assert attention.attention_dropout == 0.0
     assert attention.drop.p == 0.0
 

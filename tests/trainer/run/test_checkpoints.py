@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.errors import CheckpointError, UsageError
+from trainer.errors import CheckpointFileError, UsageError
 from trainer.run.checkpoints import Checkpoints, Position, read_position, whole_folder
 
 
@@ -44,7 +44,7 @@ def test_a_file_too_large_leaves_the_last_checkpoint(tmp_path):
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointFileError) as caught:
             checkpoints.write(position(2), writer(2.0, 1_000_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
@@ -63,7 +63,7 @@ def test_a_disk_that_is_full_when_the_data_is_synced(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    with pytest.raises(CheckpointFileError, match="No space left on device"):
         checkpoints.write(position(2), writer(2.0))
     assert names(checkpoints.folder) == ["step-000001"]
 
@@ -83,7 +83,7 @@ def test_a_damaged_position_says_what_to_do(tmp_path):
     folder = checkpoints.write(position(7), writer(1.0))
     for text in ("{", '{"step": 7}'):
         (folder / "position.json").write_text(text)
-        with pytest.raises(CheckpointError, match="remove that folder"):
+        with pytest.raises(CheckpointFileError, match="remove that folder"):
             read_position(folder)
 
 

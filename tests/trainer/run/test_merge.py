@@ -13,7 +13,7 @@ from fakes.tiny.vlm import FAMILIES, save_vlm
 from trainer.errors import UsageError
 from trainer.evaluate.export import export
 from trainer.families import family_of, load_config
-from trainer.model.trainable import make_learn
+from trainer.model.trainable import make_trainable
 from trainer.model.weights import gather_weights, save_weights
 from trainer.run.merge import base_of, merge, trained_weights
 from trainer.settings import Full, Lora
@@ -27,27 +27,27 @@ def logits(model):
 
 def scrambled_adapter(folder, base):
     model = AutoModelForImageTextToText.from_pretrained(base)
-    learner = make_learn(model, Lora(rank=2, alpha=4), 0).eval()
+    policy = make_trainable(model, Lora(rank=2, alpha=4), 0).eval()
     generator = torch.Generator().manual_seed(1)
-    for parameter in learner.parameters():
+    for parameter in policy.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-    save_weights(folder / "final", learner, gather_weights(learner, keep=True))
-    return learner
+    save_weights(folder / "final", policy, gather_weights(policy, keep=True))
+    return policy
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_merged_checkpoint_gives_what_the_adapter_gives(tmp_path, family):
     base = save_vlm(tmp_path / "base", family)
-    learner = scrambled_adapter(tmp_path / "run", base)
+    policy = scrambled_adapter(tmp_path / "run", base)
     out = merge(tmp_path / "run", tmp_path / "merged")
     # From the files alone: no adapter is left, and nothing of the base is needed.
     merged = AutoModelForImageTextToText.from_pretrained(out)
     assert not any("lora" in name for name, _ in merged.named_parameters())
     plain = logits(AutoModelForImageTextToText.from_pretrained(base))
-    assert (logits(learner) - plain).abs().max() > 0.01
+    assert (logits(policy) - plain).abs().max() > 0.01
     # float32, where x (W + BA) and x W + x A B differ by rounding.
-    torch.testing.assert_close(logits(merged), logits(learner), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(merged), logits(policy), atol=1e-4, rtol=1e-4)
     processor = AutoProcessor.from_pretrained(out)
     assert processor.chat_template == AutoProcessor.from_pretrained(base).chat_template
 
@@ -66,8 +66,8 @@ def test_merged_in_the_type_of_the_base_or_in_the_one_asked_for(tmp_path):
 def test_a_whole_model_is_written_as_it_is(tmp_path):
     base = save_vlm(tmp_path / "base", "qwen3-vl")
     model = AutoModelForImageTextToText.from_pretrained(base)
-    learner = make_learn(model, Full(name="full"), 0)
-    save_weights(tmp_path / "run" / "final", learner, gather_weights(learner, keep=True))
+    policy = make_trainable(model, Full(name="full"), 0)
+    save_weights(tmp_path / "run" / "final", policy, gather_weights(policy, keep=True))
     assert base_of(trained_weights(tmp_path / "run")) is None
     out = merge(tmp_path / "run", tmp_path / "merged")
     again = AutoModelForImageTextToText.from_pretrained(out)

@@ -15,7 +15,7 @@ import torch
 from tests.trainer.pairs import a_pair, save
 from tests.trainer.training import Watch, lines, result, settings
 from trainer.__main__ import main
-from trainer.errors import CheckpointError, NonFiniteLossError, UsageError
+from trainer.errors import CheckpointFileError, NonFiniteLossError, UsageError
 from trainer.run.checkpoints import Checkpoints
 from trainer.run.on_ray import attempt, raise_noted, train_on_ray
 from trainer.run.stop import nothing
@@ -107,7 +107,7 @@ def test_what_a_worker_refuses_ends_every_further_start_alike(checkpoint, tmp_pa
         raise_noted(gone)
 
 
-@pytest.mark.parametrize("kind", [UsageError, NonFiniteLossError, CheckpointError])
+@pytest.mark.parametrize("kind", [UsageError, NonFiniteLossError, CheckpointFileError])
 def test_a_note_keeps_the_kind_of_the_error(kind, tmp_path, monkeypatch):
     def fail(*_):
         raise kind("no more of this")

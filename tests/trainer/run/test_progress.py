@@ -10,9 +10,9 @@ from rich.console import Console
 
 from trainer.run.loop import StepResult
 from trainer.run.progress import ProgressLine
-from trainer.run.stop import Wish
+from trainer.run.stop import StopRequest
 
-RESULT = StepResult({"loss": 6.0, "accuracy": 2.0}, 4, 1.0, 5e-6, Wish.GO_ON)
+RESULT = StepResult({"loss": 6.0, "accuracy": 2.0}, 4, 1.0, 5e-6, StopRequest.GO_ON)
 
 
 def test_the_time_left_counts_this_attempts_steps_alone():

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from tests.trainer.pairs import a_pair, save
 from tests.trainer.training import Watch, lines, overrides, result, settings, stop_after
 from trainer.__main__ import main
-from trainer.errors import CheckpointError, NonFiniteLossError, UsageError
+from trainer.errors import CheckpointFileError, NonFiniteLossError, UsageError
 from trainer.run.checkpoints import Checkpoints
-from trainer.run.stop import Wish, by_signal
+from trainer.run.stop import StopRequest, by_signal
 from trainer.run.train import Request, train
 
 ROOT = Path(__file__).parents[3]
@@ -127,20 +127,22 @@ def test_a_signal_ends_the_command_with_a_checkpoint_and_status_3(request_for):
 
 def test_signals_are_heard_inside_alone():
     before = signal.getsignal(signal.SIGTERM)
-    with by_signal() as wished:
-        assert wished() is Wish.GO_ON
+    with by_signal() as stop_check:
+        assert stop_check() is StopRequest.GO_ON
         os.kill(os.getpid(), signal.SIGTERM)
-        assert wished() is Wish.STOP
+        assert stop_check() is StopRequest.STOP
         # A second one is not caught: it would end the process at once.
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_wish_to_save_saves_and_goes_on(request_for):
-    wishes = iter([Wish.GO_ON, Wish.GO_ON, Wish.SAVE, *[Wish.GO_ON] * 9])
+def test_a_request_to_save_saves_and_goes_on(request_for):
+    requests = iter(
+        [StopRequest.GO_ON, StopRequest.GO_ON, StopRequest.SAVE, *[StopRequest.GO_ON] * 9]
+    )
     watch = Watch()
     wanted = request_for("llava-1.5", "dpo", "keep.checkpoints=9")
-    assert train(wanted, watch, lambda: next(wishes)).complete
+    assert train(wanted, watch, lambda: next(requests)).complete
     assert watch.saves == ["step-000002", "step-000003", "step-000004", "step-000006"]
 
 
@@ -155,7 +157,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_one_before(request_for):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
 
     try:
-        with pytest.raises(CheckpointError, match="step 4 could not be written") as caught:
+        with pytest.raises(CheckpointFileError, match="step 4 could not be written") as caught:
             train(full, Watch(fill))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
