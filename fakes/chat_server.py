@@ -1,7 +1,7 @@
 """A real HTTP server that speaks OpenAI's chat API on loopback and does as a script says.
 
 with ChatServer(lambda payload: Say("hello")) as server:
-    OpenAIChat(base_url=server.url, ...)
+    OpenAIChatSettings(base_url=server.url, ...)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from stages.backends.chat.openai import OpenAIChat
+from stages.backends.chat.openai import OpenAIChatSettings
 from stages.base import Device
 
 
@@ -170,7 +170,9 @@ class ChatServer:
 def chatting(script: Script | Iterable[Any], **settings: Any) -> Iterator[tuple[Any, ChatServer]]:
     """An open backend that talks to a server with this script, and the server."""
     with ChatServer(script) as server:
-        chat = OpenAIChat(base_url=server.url, **{"model": "scripted", "patience_s": 2, **settings})
+        chat = OpenAIChatSettings(
+            base_url=server.url, **{"model": "scripted", "patience_s": 2, **settings}
+        )
         chat.open(Device())
         try:
             yield chat, server

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.backends.chat.openai import OpenAIChat
-from stages.backends.chat.transformers import TransformersChat
-from stages.backends.chat.vllm import VllmChat
+from stages.backends.chat.openai import OpenAIChatSettings
+from stages.backends.chat.transformers import TransformersChatSettings
+from stages.backends.chat.vllm import VllmChatSettings
 from stages.backends.diffusion.flux import FluxSettings
 from stages.backends.diffusion.flux_kontext import FluxKontextSettings
 from stages.backends.diffusion.qwen_edit import QwenImageEditPlusSettings, QwenImageEditSettings
@@ -71,7 +71,7 @@ class Choice:
     """Per backend field of the stage, the backend classes it can use, the default first."""
 
 
-CHATS: Sequence[type[Any]] = [OpenAIChat, VllmChat]
+CHATS: Sequence[type[Any]] = [OpenAIChatSettings, VllmChatSettings]
 """Chat models, the default first."""
 
 STAGES: Mapping[str, Choice] = {
@@ -104,7 +104,7 @@ STAGES: Mapping[str, Choice] = {
             "check": CHATS,
         },
     ),
-    "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChat]}),
+    "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChatSettings]}),
     "judge": Choice(Judge, {"chat": CHATS}),
     "answer_pairs": Choice(AnswerPairer, {}),
     "describer": Choice(Describer, {"chat": CHATS}),

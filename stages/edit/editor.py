@@ -192,7 +192,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
             return judged
         asked = [one for own in judged for one in own if isinstance(one, Candidate)]
         replies = replies_to(
-            self.check, [checker.requests(one, "editor", attempt) for one in asked]
+            self.loaded(self.check), [checker.requests(one, "editor", attempt) for one in asked]
         )
         ballots = (checker.ballot(one, own) for one, own in zip(asked, replies, strict=True))
         return [

@@ -1,4 +1,3 @@
-from stages.base import CpuBackend
 """An editor that does as it is told to fail, on images whose truth is known."""
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import numpy as np
 from schemas.geometry import Box
 from schemas.records import Contrast, Image, Kind, Region, Seed, Span
 from schemas.texts import Hallucination, PlannedEdit
+from stages.base import CpuBackend
 from stages.edit.canvas import Size
 from stages.pixels import encode_jpeg
 from tests.stages.edit.test_registration import moved

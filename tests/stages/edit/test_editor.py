@@ -1,6 +1,5 @@
 """Edits by a scripted editor that does right, nothing, wrong, too much or somewhere else."""
 
-from fakes.opened import opened
 from __future__ import annotations
 
 import cv2
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from fakes.chat_server import chatting
+from fakes.opened import opened
 from schemas.ids import row_seed
 from schemas.records import Candidate, Drop, Kind, Reason
 from stages.edit.editor import Editor, EditorBackend
@@ -228,7 +228,9 @@ def test_a_chat_model_sends_wrong_edits_back():
 
 def test_what_the_model_said_last_stands_with_the_drop():
     with chatting([{**GOOD, "change_made": "no"}]) as (chat, server):
-        (drop,) = opened(Editor(Planted([planted.does_it]), attempts=2, check=chat)).process([ANYWHERE])
+        (drop,) = opened(Editor(Planted([planted.does_it]), attempts=2, check=chat)).process(
+            [ANYWHERE]
+        )
     assert drop.reason is Reason.REFUTED
     assert "the change was not made" in drop.detail
     assert "the last of 2 edits" in drop.detail
@@ -247,7 +249,9 @@ def test_votes_can_be_several():
     replies = [GOOD, {**GOOD, "rest_kept": "no"}, GOOD]
     settings = {"check_votes": 3, "check_sampling": Sampling(temperature=0.7)}
     with chatting(replies, concurrency=1) as (chat, _):
-        (made,) = opened(Editor(Planted([planted.does_it]), check=chat, **settings)).process([ANYWHERE])
+        (made,) = opened(Editor(Planted([planted.does_it]), check=chat, **settings)).process(
+            [ANYWHERE]
+        )
         assert made[0].params["check"].startswith("2 of 3 votes for it")
         with pytest.raises(ValueError, match="3 votes at temperature 0"):
             opened(Editor(Planted([planted.does_it]), check=chat, check_votes=3))

@@ -1,5 +1,3 @@
-from fakes.opened import opened
-from stages.base import CpuBackend
 """Paintings and originals brought to one size, by a painter that notes what it was asked."""
 
 from __future__ import annotations
@@ -12,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes.opened import opened
 from schemas.records import Contrast, Drop, Image, Kind, Reason, Seed
 from schemas.texts import AnswerPair, Described, Judged, Sampled, SampledAnswer
+from stages.base import CpuBackend
 from stages.edit.canvas import Size
 from stages.edit.synthesizer import Synthesizer, SynthesizerBackend
 from stages.pixels import decode, encode_jpeg
