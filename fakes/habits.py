@@ -224,7 +224,7 @@ def teach_tower(tower: SiglipVisionModel, steps: int, seed: int, num_scenes: int
     What SigLIP's pretraining does for a real tower. The scenes have no habits.
     """
     scenes = [_crowd(seed, k) for k in range(num_scenes + 300)]
-    pixels = torch.from_numpy(np.stack([picture for picture, _ in scenes]))
+    pixels = torch.from_numpy(np.stack([image for image, _ in scenes]))
     labels = torch.from_numpy(np.stack([grid for _, grid in scenes]))
     heads = nn.ModuleList(
         nn.Linear(tower.config.hidden_size, 1 + len(names)) for names in (SHAPES, COLORS)

@@ -27,8 +27,8 @@ SENTENCE = r'"(?:[^"\\]|\\.)*"'
 
 def shade(image: bytes) -> bytes:
     """What an image is known by, whatever codec it went through: its pixels, very coarse."""
-    picture = PIL.Image.open(io.BytesIO(image)).convert("RGB").resize((12, 12))
-    return (np.asarray(picture).astype(int) // 4).astype(np.uint8).tobytes()
+    small = PIL.Image.open(io.BytesIO(image)).convert("RGB").resize((12, 12))
+    return (np.asarray(small).astype(int) // 4).astype(np.uint8).tobytes()
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class Witness:
     def _vote(self, payload: dict[str, Any]) -> Say:
         text = user_text(payload)
         answers = [json.loads(t) for t in re.findall(SENTENCE, text)][-2:]
-        pictures = [self.shown(image) for image in images(payload)]
+        both = [self.shown(image) for image in images(payload)]
         found = {
             f"{letter}_of_{place}": "yes" if shown in answer else "no"
             for letter, answer in zip("ab", answers, strict=True)
-            for place, shown in zip(("first", "second"), pictures, strict=True)
+            for place, shown in zip(("first", "second"), both, strict=True)
         }
         if _chance(f"{payload['seed']}{text}") < self.lies:
             # One that should object says that all is well, and the other way round.
             fine = found == FINE
             found = FINE | {"a_of_second": "yes"} if fine else FINE
-        return Say({"reason": " / ".join(pictures), **found})
+        return Say({"reason": " / ".join(both), **found})
 
 
 def _quoted(label: str, payload: dict[str, Any]) -> str:

@@ -224,13 +224,13 @@ def _other_color(facts: Facts, seed: int) -> str:
     return free[int(draw(seed, "color") * len(free))]
 
 
-def _drifted(picture: Pixels, seed: int) -> Pixels:
+def _drifted(image: Pixels, seed: int) -> Pixels:
     if draw(seed, "drift") < 0.5:
-        return np.roll(picture, (9, -11), axis=(0, 1))
+        return np.roll(image, (9, -11), axis=(0, 1))
     rng = np.random.default_rng(seed)
     kinds = list(Background)
     other = paint_background(rng, kinds[seed % len(kinds)], SIDE)
-    return (picture // 3 + other // 3 * 2).astype(np.uint8)
+    return (image // 3 + other // 3 * 2).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _train(args: argparse.Namespace) -> int:
         leave()
     if not outcome.complete:
         log.warning(
-            "stopped after step %d of %d; the same command goes on", outcome.step, outcome.num_steps
+            "stopped after step %d of %d; the same command resumes", outcome.step, outcome.num_steps
         )
         return 3
     log.info("complete: %s", request.out / "final" / "weights")

@@ -86,7 +86,7 @@ def papers_way(pipe: Any, work: Load, settings: dict[str, Any]) -> list[Pixels]:
     for text, image, own in zip(work.texts, work.images, work.seeds, strict=True):
         for seed in own:
             shown = {} if "guidance_scale" in settings else {"image": PIL.Image.fromarray(image)}
-            picture = pipe(
+            drawn = pipe(
                 prompt=text,
                 width=work.size.width,
                 height=work.size.height,
@@ -94,7 +94,7 @@ def papers_way(pipe: Any, work: Load, settings: dict[str, Any]) -> list[Pixels]:
                 **shown,
                 **settings,
             ).images[0]
-            made.append(np.asarray(picture))
+            made.append(np.asarray(drawn))
     return made
 
 
@@ -105,13 +105,13 @@ def our_way(backend: Any, work: Load) -> list[Pixels]:
         seeds = [seed for own in work.seeds for seed in own]
         return backend.synthesize(texts, seeds, work.size)
     made = backend.edit(work.images, work.texts, work.seeds)
-    return [picture for own in made for picture in own]
+    return [image for own in made for image in own]
 
 
 def measured(make: Callable[[], list[Pixels]], args: argparse.Namespace) -> Result:
     """Rates of the runs after one that warms up, and the peak of memory in them."""
     on_gpu = args.device.startswith("cuda")
-    pictures = make()
+    images = make()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     # Of one thread on the CPU, its own seconds: other processes then matter little.
@@ -120,9 +120,9 @@ def measured(make: Callable[[], list[Pixels]], args: argparse.Namespace) -> Resu
     for _ in range(args.runs):
         started = clock()
         make()  # its images are on the CPU when it returns
-        rates.append(len(pictures) / (clock() - started))
+        rates.append(len(images) / (clock() - started))
     peak = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
-    return Result(rates, peak / GIB, pictures)
+    return Result(rates, peak / GIB, images)
 
 
 def flops_a_image(make: Callable[[], list[Pixels]]) -> float:

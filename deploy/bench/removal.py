@@ -49,14 +49,14 @@ class Work:
         """`num` images of `side` pixels with `boxes` boxes each."""
         write_scenes(folder, num, side=side)
         files = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png"))[:num]
-        self.pictures = [decode(Image(file.read_bytes())) for file in files]
+        self.images = [decode(Image(file.read_bytes())) for file in files]
         self.tags = [list(TAGS[:6])] * num
         rng = np.random.default_rng(0)
-        self.boxes = [[_box(rng, image.shape) for _ in range(boxes)] for image in self.pictures]
+        self.boxes = [[_box(rng, image.shape) for _ in range(boxes)] for image in self.images]
         self.masks = [[_inside(box, p.shape) for box in of] for p, of in zip(
-            self.pictures, self.boxes, strict=True)]  # fmt: skip
+            self.images, self.boxes, strict=True)]  # fmt: skip
         self.candidates = [[_painted(p, mask) for mask in of] for p, of in zip(
-            self.pictures, self.masks, strict=True)]  # fmt: skip
+            self.images, self.masks, strict=True)]  # fmt: skip
 
 
 def _box(rng: np.random.Generator, shape: Sequence[int]) -> Box:
@@ -87,13 +87,13 @@ def _flat(nested: Sequence[Sequence[Any]]) -> list[Any]:
 
 def _cosines(backend: Any, work: Work, *, once: bool) -> np.ndarray:
     if once:
-        pictures = [*work.pictures, *_flat(work.candidates)]
-        rows = backend.embed(pictures)
-        originals, others = rows[: len(work.pictures)], rows[len(work.pictures) :]
+        images = [*work.images, *_flat(work.candidates)]
+        rows = backend.embed(images)
+        originals, others = rows[: len(work.images)], rows[len(work.images) :]
         counts = [len(of) for of in work.candidates]
         return np.sum(np.repeat(originals, counts, axis=0) * others, axis=1)
     values = []
-    for image, of_image in zip(work.pictures, work.candidates, strict=True):
+    for image, of_image in zip(work.images, work.candidates, strict=True):
         for candidate in of_image:
             first, second = backend.embed([image])[0], backend.embed([candidate])[0]
             values.append(np.sum(first * second))
@@ -112,31 +112,31 @@ def _clip(backend: Any, work: Work, *, once: bool) -> np.ndarray:
 
 STAGES: dict[str, tuple[Way, Way]] = {
     "tagger": (
-        lambda w, b: [b.tag([p])[0] for p in w.pictures],
-        lambda w, b: b.tag(w.pictures),
+        lambda w, b: [b.tag([p])[0] for p in w.images],
+        lambda w, b: b.tag(w.images),
     ),
     "detector": (
         lambda w, b: [
             _flat([b.detect([p], [[tag]])[0] for tag in tags])
-            for p, tags in zip(w.pictures, w.tags, strict=True)
+            for p, tags in zip(w.images, w.tags, strict=True)
         ],
-        lambda w, b: b.detect(w.pictures, w.tags),
+        lambda w, b: b.detect(w.images, w.tags),
     ),
     "segmenter": (
         lambda w, b: [
             [b.segment([p], [[box]])[0][0] for box in of]
-            for p, of in zip(w.pictures, w.boxes, strict=True)
+            for p, of in zip(w.images, w.boxes, strict=True)
         ],
-        lambda w, b: b.segment(w.pictures, w.boxes),
+        lambda w, b: b.segment(w.images, w.boxes),
     ),
     "inpainter": (
         lambda w, b: [
             b.fill([p], [m], [np.zeros_like(m)])[0]
-            for p, of in zip(w.pictures, w.masks, strict=True)
+            for p, of in zip(w.images, w.masks, strict=True)
             for m in of
         ],
         lambda w, b: b.fill(
-            [p for p, of in zip(w.pictures, w.masks, strict=True) for _ in of],
+            [p for p, of in zip(w.images, w.masks, strict=True) for _ in of],
             _flat(w.masks),
             [np.zeros_like(m) for m in _flat(w.masks)],
         ),
@@ -296,7 +296,7 @@ def _row(
         # One tag a prompt finds other boxes: what may not differ is an image alone.
         results["plain"] = [
             found
-            for image, tags in zip(work.pictures, work.tags, strict=True)
+            for image, tags in zip(work.images, work.tags, strict=True)
             for found in backend.detect([image], [tags])
         ]
     busy = f"{busy_share(our_way, work, backend):.0%}" if device.name.startswith("cuda") else "-"

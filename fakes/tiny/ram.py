@@ -134,9 +134,9 @@ class Swin(nn.Module):
         )
         self.norm = nn.LayerNorm(WIDTH * 2**last)
 
-    def forward(self, picture):
+    def forward(self, image):
         """[3, SIDE, SIDE] to [1 + tokens, dim], the mean first."""
-        x = self.patch_embed.norm(self.patch_embed.proj(picture[None])[0].permute(1, 2, 0))
+        x = self.patch_embed.norm(self.patch_embed.proj(image[None])[0].permute(1, 2, 0))
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x.flatten(0, 1))
@@ -184,12 +184,12 @@ class Reference(nn.Module):
             output=named(dense=nn.Linear(INNER, HIDDEN), LayerNorm=nn.LayerNorm(HIDDEN, eps=1e-12)),
         )
 
-    def forward(self, picture):
+    def forward(self, image):
         """Logits [tags] of a normalised [3, SIDE, SIDE] image."""
-        image = self.image_proj(self.visual_encoder(picture))
+        tokens = self.image_proj(self.visual_encoder(image))
         labels = self.label_embed
         if self.plus:
-            overall = image[0] / image[0].norm()
+            overall = tokens[0] / tokens[0].norm()
             mixed = []
             for tag in range(len(TAGS)):
                 own = labels[tag * DESCRIPTIONS : (tag + 1) * DESCRIPTIONS]
@@ -200,7 +200,7 @@ class Reference(nn.Module):
         dim = HIDDEN // QUERY_HEADS
         for layer in self.tagging_head["encoder"]["layer"]:
             cross, after = layer["crossattention"]["self"], layer["crossattention"]["output"]
-            query, key, value = cross["query"](x), cross["key"](image), cross["value"](image)
+            query, key, value = cross["query"](x), cross["key"](tokens), cross["value"](tokens)
             seen = []
             for head in range(QUERY_HEADS):
                 own = slice(head * dim, (head + 1) * dim)

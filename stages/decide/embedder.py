@@ -47,9 +47,9 @@ class Embedder(Stage[Candidate, ScoredCandidate]):
         # By content: the candidates of one seed share their original, which is embedded once.
         images = {image.bytes: image for c in batch for image in (c.chosen_image, c.rejected_image)}
         row_of = {data: row for row, data in enumerate(images)}
-        pictures = [decode(image) for image in images.values()]
+        decoded = [decode(image) for image in images.values()]
         vectors = {
-            name: unit_rows(backend, self.loaded(backend).embed(pictures), "images", len(pictures))
+            name: unit_rows(backend, self.loaded(backend).embed(decoded), "images", len(decoded))
             for name, backend in (("appearance", self.appearance), ("detail", self.detail))
         }
         outcomes = []

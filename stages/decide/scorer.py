@@ -70,18 +70,18 @@ class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
         answers = list(dict.fromkeys(record.candidate.texts.chosen for record in batch))
         sentences = dict(zip(answers, self._sentences(answers), strict=True))
         texts = list(dict.fromkeys(text for parts in sentences.values() for text in parts))
-        pictures = {r.candidate.rejected_image.bytes: r.candidate.rejected_image for r in batch}
+        images = {r.candidate.rejected_image.bytes: r.candidate.rejected_image for r in batch}
         model = self.loaded(self.backend)
-        shown = model.embed_images([decode(image) for image in pictures.values()])
-        seen = unit_rows(self.backend, shown, "images", len(pictures))
+        shown = model.embed_images([decode(image) for image in images.values()])
+        embedded = unit_rows(self.backend, shown, "images", len(images))
         read = unit_rows(self.backend, model.embed_texts(texts), "sentences", len(texts))
-        image_rows = dict(zip(pictures, seen, strict=True))
+        image_rows = dict(zip(images, embedded, strict=True))
         text_rows = dict(zip(texts, read, strict=True))
         outcomes = []
         for record in batch:
-            picture = image_rows[record.candidate.rejected_image.bytes]
+            image_row = image_rows[record.candidate.rejected_image.bytes]
             parts = sentences[record.candidate.texts.chosen]
-            total = sum(cosine(picture, text_rows[text]) for text in parts)
+            total = sum(cosine(image_row, text_rows[text]) for text in parts)
             added = {"answer_similarity": total, "answer_sentences": float(len(parts))}
             outcomes.append([replace(record, scores={**record.scores, **added})])
         return outcomes

@@ -68,10 +68,10 @@ class Cropper(RecordStage[Seed, Candidate]):
                 break
         assert best is not None
         _, attempt, box = best
-        picture = decode(record.image)
+        pixels = decode(record.image)
         x0, y0, x1, y1 = box.pixels(record.width, record.height)
         enlarged = cv2.resize(
-            np.ascontiguousarray(picture[y0:y1, x0:x1]),
+            np.ascontiguousarray(pixels[y0:y1, x0:x1]),
             (record.width, record.height),
             interpolation=cv2.INTER_CUBIC,
         )

@@ -86,13 +86,13 @@ class Duplicator(RecordStage[Segmented, Candidate]):
             return trouble
         draw = np.random.default_rng(row_seed(seed.run_seed, seed.seed_id, "duplicator"))
         flipped = bool(draw.integers(2)) and self.mirror
-        picture = decode(seed.image)
-        stamp = _Stamp.cut(picture, mask, flipped=flipped)
-        place = self._place(record, picture, mask, stamp)
+        pixels = decode(seed.image)
+        stamp = _Stamp.cut(pixels, mask, flipped=flipped)
+        place = self._place(record, pixels, mask, stamp)
         if isinstance(place, Drop):
             return place
         x, y, mismatch = place
-        edited, pasted = _paste(picture, stamp, x, y, self.feather_px)
+        edited, pasted = _paste(pixels, stamp, x, y, self.feather_px)
         dx, dy = x - stamp.x, y - stamp.y
         params = {
             "offset": f"{dx},{dy}",
@@ -157,7 +157,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         return None
 
     def _place(
-        self, record: Segmented, picture: Pixels, mask: Bools, stamp: _Stamp
+        self, record: Segmented, pixels: Pixels, mask: Bools, stamp: _Stamp
     ) -> tuple[int, int, float] | Drop:
         """Upper left corner for the copy, and the difference of its surroundings."""
         seed, taken = record.seed, mask.copy()
@@ -168,7 +168,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         size = (max(1, round(seed.width * small)), max(1, round(seed.height * small)))
         shrunk = [_shrunk(m, size) for m in (mask, taken)]
         search = _Search(
-            cv2.resize(picture, size, interpolation=cv2.INTER_AREA), *shrunk, flipped=stamp.flipped
+            cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), *shrunk, flipped=stamp.flipped
         )
         # A region that the upper or lower edge cuts off stays at that edge.
         cut = bool(mask[0].any() or mask[-1].any())
@@ -215,11 +215,11 @@ class _Stamp:
     flipped: bool
 
     @classmethod
-    def cut(cls, picture: Pixels, mask: Bools, *, flipped: bool) -> _Stamp:
+    def cut(cls, pixels: Pixels, mask: Bools, *, flipped: bool) -> _Stamp:
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         crop = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
         step = -1 if flipped else 1
-        return cls(picture[crop][:, ::step], mask[crop][:, ::step], int(xs[0]), int(ys[0]), flipped)
+        return cls(pixels[crop][:, ::step], mask[crop][:, ::step], int(xs[0]), int(ys[0]), flipped)
 
 
 class _Search:
@@ -228,14 +228,14 @@ class _Search:
     Places are rows and columns of the shape's upper left corner in the small image.
     """
 
-    def __init__(self, picture: Pixels, mask: Bools, taken: Bools, *, flipped: bool) -> None:
+    def __init__(self, pixels: Pixels, mask: Bools, taken: Bools, *, flipped: bool) -> None:
         self.ys, self.xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         self._pad = max(2, round(0.12 * max(np.ptp(self.ys), np.ptp(self.xs)) + 1))
         box = np.s_[self.ys[0] : self.ys[-1] + 1, self.xs[0] : self.xs[-1] + 1]
         self._shape = np.pad(mask[box], self._pad)
         self._step = -1 if flipped else 1
         self._taken = np.pad(taken, self._pad)
-        lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float64)
+        lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB).astype(np.float64)
         across = cv2.Sobel(lab[..., 0], cv2.CV_64F, 1, 0, ksize=3)
         down = cv2.Sobel(lab[..., 0], cv2.CV_64F, 0, 1, ksize=3)
         # Colours differ by less than lightness does, and say more about what the ground is.
@@ -324,19 +324,19 @@ def _is_free(taken: Bools, shape: Bools, x: int, y: int) -> bool:
 
 
 def _paste(
-    picture: Pixels, stamp: _Stamp, x: int, y: int, feather_px: float
+    pixels: Pixels, stamp: _Stamp, x: int, y: int, feather_px: float
 ) -> tuple[Pixels, Bools]:
     """The image with the stamp's corner at (x, y), and the pasted mask."""
     height, width = stamp.mask.shape
     padded = np.pad(stamp.mask, 1).astype(np.uint8)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
     alpha = np.clip(distance / (feather_px + 0.5), 0, 1)[..., None].astype(np.float64)
-    edited = picture.copy()
+    edited = pixels.copy()
     under = edited[y : y + height, x : x + width]
     edited[y : y + height, x : x + width] = np.round(
         alpha * stamp.pixels + (1 - alpha) * under
     ).astype(np.uint8)
-    pasted = np.zeros(picture.shape[:2], dtype=bool)
+    pasted = np.zeros(pixels.shape[:2], dtype=bool)
     pasted[y : y + height, x : x + width] = stamp.mask
     return edited, pasted
 

@@ -77,22 +77,22 @@ class UseGivenNegative(RecordStage[Seed, Candidate]):
     def _fitted(self, pixels: Pixels, width: int, height: int) -> Pixels | Drop:
         if pixels.shape[:2] == (height, width):
             return pixels
-        picture = PIL.Image.fromarray(pixels)
+        image = PIL.Image.fromarray(pixels)
         if self.fit == "stretch":
-            return np.asarray(picture.resize((width, height), PIL.Image.Resampling.LANCZOS))
-        factor = max(width / picture.width, height / picture.height)
+            return np.asarray(image.resize((width, height), PIL.Image.Resampling.LANCZOS))
+        factor = max(width / image.width, height / image.height)
         kept = (width / factor, height / factor)
-        loss = 1 - kept[0] * kept[1] / (picture.width * picture.height)
+        loss = 1 - kept[0] * kept[1] / (image.width * image.height)
         if loss > self.max_loss:
             return Drop(
                 Reason.SHAPE_MISMATCH,
-                f"the other image is {picture.width}x{picture.height}, the original "
+                f"the other image is {image.width}x{image.height}, the original "
                 f"{width}x{height}: {loss:.0%} of it would be cut off, at most "
                 f"{self.max_loss:.0%}; fit: stretch keeps all of it",
             )
-        left, top = (picture.width - kept[0]) / 2, (picture.height - kept[1]) / 2
+        left, top = (image.width - kept[0]) / 2, (image.height - kept[1]) / 2
         return np.asarray(
-            picture.resize(
+            image.resize(
                 (width, height),
                 PIL.Image.Resampling.LANCZOS,
                 box=(left, top, left + kept[0], top + kept[1]),

@@ -72,13 +72,13 @@ class Inpainter(Stage[Segmented, Candidate]):
             for record, hole in zip(batch, outcomes, strict=True)
             if not isinstance(hole, Drop)
         ]
-        pictures = [decode(record.seed.image) for record, _ in todo]
+        images = [decode(record.seed.image) for record, _ in todo]
         others = [_other_things(record) for record, _ in todo]
         model, holes = self.loaded(self.backend), [hole for _, hole in todo]
-        filled = model.fill(pictures, holes, others) if todo else []
+        filled = model.fill(images, holes, others) if todo else []
         made = (
-            self._candidate(record, hole, picture, fill)
-            for (record, hole), picture, fill in zip(todo, pictures, filled, strict=True)
+            self._candidate(record, hole, image, fill)
+            for (record, hole), image, fill in zip(todo, images, filled, strict=True)
         )
         return [hole if isinstance(hole, Drop) else [next(made)] for hole in outcomes]
 
@@ -105,11 +105,11 @@ class Inpainter(Stage[Segmented, Candidate]):
         return round(self.shadow * diagonal), round(self.dilation * diagonal)
 
     def _candidate(
-        self, record: Segmented, hole: BoolMask, picture: Pixels, fill: Pixels
+        self, record: Segmented, hole: BoolMask, image: Pixels, fill: Pixels
     ) -> Candidate:
         seed = record.seed
         down, radius = self._growth(seed.width, seed.height)
-        chosen, rejected = encode_pair(seed.image, blended(picture, fill, hole, radius // 3))
+        chosen, rejected = encode_pair(seed.image, blended(image, fill, hole, radius // 3))
         label = plain_label(record.region.label)
         return Candidate(
             seed=seed,

@@ -106,7 +106,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         words = _named_colors(record)
         if isinstance(words, Drop):
             return words
-        picture, mask = decode(seed.image), region.mask.to_array()
+        image, mask = decode(seed.image), region.mask.to_array()
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if ys.size == 0:
             return Drop(Reason.BAD_SEGMENTATION, f'the mask of "{region.label}" is empty')
@@ -114,7 +114,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         crop = np.s_[
             max(ys[0] - band, 0) : ys[-1] + 1 + band, max(xs[0] - band, 0) : xs[-1] + 1 + band
         ]
-        part, inside = picture[crop], mask[crop]
+        part, inside = image[crop], mask[crop]
         source = self._source(part[inside], words)
         if isinstance(source, Drop):
             return source
@@ -135,7 +135,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
             result = np.where(weight[..., None] > 0, mixed, part)
             trouble = self._trouble(result, inside, weight, source, target)
             if trouble is None:
-                edited = picture.copy()
+                edited = image.copy()
                 edited[crop] = result
                 return [_candidate(record, words[source], source, target, edited)]
             tried.append(trouble)

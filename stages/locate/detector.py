@@ -23,9 +23,6 @@ from stages.pixels import Pixels, decode
 class DetectorModel(Model, Protocol):
     """What finds things by their names."""
 
-    name: str
-    """As recipes call it; the things that it finds are marked with it."""
-
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
     ) -> list[list[Detection]]:

@@ -143,14 +143,14 @@ class Loader(Stage[SeedRef, Seed]):
 
     def _image(self, data: bytes) -> _Loaded | Drop:
         """Decode fully (only so is damage seen), convert, turn upright, reduce."""
-        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            stored = picture.size
+        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            stored = image.size
             if stored[0] * stored[1] > self.max_pixels:
                 detail = f"{stored[0]}x{stored[1]} pixels; at most {self.max_pixels} are allowed"
                 return Drop(Reason.IMAGE_TOO_LARGE, detail)
-            kept = _can_be_kept(picture, data)
+            kept = _can_be_kept(image, data)
             # Pillow turns TIFF by itself.
-            orientation = 1 if picture.format == "TIFF" else _orientation(picture)
+            orientation = 1 if image.format == "TIFF" else _orientation(image)
             lying = orientation in _LYING
             full = (stored[1], stored[0]) if lying else stored
             factor = min(1.0, self.max_side / max(full)) if self.max_side else 1.0
@@ -163,9 +163,9 @@ class Loader(Stage[SeedRef, Seed]):
                 # JPEG decodes at a half, a quarter or an eighth for less: take the smallest that is
                 # still twice what is wanted, which leaves the sharpness to the filter below.
                 wanted = (2 * size[0], 2 * size[1])
-                picture.draft(None, wanted[::-1] if lying else wanted)
-            picture.load()
-            upright, changed = to_rgb(picture)
+                image.draft(None, wanted[::-1] if lying else wanted)
+            image.load()
+            upright, changed = to_rgb(image)
             if orientation in _UPRIGHT:
                 upright, changed = upright.transpose(_UPRIGHT[orientation]), True
             if factor < 1:
@@ -202,23 +202,23 @@ def _read(images: Sequence[ImageRef]) -> Iterator[bytes | None]:
             yield next(files)
 
 
-def _can_be_kept(picture: PIL.Image.Image, data: bytes) -> bool:
+def _can_be_kept(image: PIL.Image.Image, data: bytes) -> bool:
     """Whether the file itself may serve, if its pixels need no change."""
-    if picture.format not in _KEPT_FORMATS or getattr(picture, "n_frames", 1) > 1:
+    if image.format not in _KEPT_FORMATS or getattr(image, "n_frames", 1) > 1:
         return False
-    return picture.format != "PNG" or data[_BIT_DEPTH_AT] == 8
+    return image.format != "PNG" or data[_BIT_DEPTH_AT] == 8
 
 
-def _orientation(picture: PIL.Image.Image) -> int:
-    value = picture.getexif().get(_ORIENTATION_TAG, 1)
+def _orientation(image: PIL.Image.Image) -> int:
+    value = image.getexif().get(_ORIENTATION_TAG, 1)
     return value if isinstance(value, int) else 1
 
 
-def _png(picture: PIL.Image.Image) -> bytes:
+def _png(image: PIL.Image.Image) -> bytes:
     """Without loss, and fast rather than small: the pair is encoded again from these pixels."""
     sink = io.BytesIO()
     # Metadata that Pillow would carry over describes the image as it was.
-    PIL.Image.frombytes("RGB", picture.size, picture.tobytes()).save(sink, "PNG", compress_level=1)
+    PIL.Image.frombytes("RGB", image.size, image.tobytes()).save(sink, "PNG", compress_level=1)
     return sink.getvalue()
 
 
@@ -255,8 +255,8 @@ def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
     """The mask of the reduced image: pixels at least half covered, or any touched."""
     if (mask.width, mask.height) == size:
         return mask
-    picture = PIL.Image.fromarray(mask.to_array().astype(np.uint8) * 255)
-    covered = np.asarray(picture.resize(size, PIL.Image.Resampling.BOX))
+    levels = PIL.Image.fromarray(mask.to_array().astype(np.uint8) * 255)
+    covered = np.asarray(levels.resize(size, PIL.Image.Resampling.BOX))
     return Mask.from_array(covered >= 128 if (covered >= 128).any() else covered > 0)
 
 

@@ -47,7 +47,7 @@ def call_outside(*args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def picture(mode: str = "RGB") -> PIL.Image.Image:
+def gradient(mode: str = "RGB") -> PIL.Image.Image:
     """A slanted gradient with texture: red grows to the right, green downwards."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     noise = np.random.default_rng(0).integers(0, 24, (HEIGHT, WIDTH))
@@ -63,7 +63,7 @@ def encoded(image: PIL.Image.Image, form: str, **more: object) -> bytes:
 
 def bomb() -> bytes:
     """A PNG of a few hundred bytes whose header says 60,000 x 60,000 pixels."""
-    data = bytearray(encoded(picture(), "PNG"))
+    data = bytearray(encoded(gradient(), "PNG"))
     data[16:24] = struct.pack(">II", 60_000, 60_000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     return bytes(data[:500])
@@ -73,31 +73,31 @@ def lying() -> bytes:
     """The image stored on its side, with the EXIF word that turns it upright."""
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
-    turned = picture().transpose(PIL.Image.Transpose.ROTATE_90)
+    turned = gradient().transpose(PIL.Image.Transpose.ROTATE_90)
     return encoded(turned, "JPEG", quality=95, exif=exif)
 
 
 def deep() -> PIL.Image.Image:
-    grey = np.asarray(picture("L")).astype(np.uint16)
+    grey = np.asarray(gradient("L")).astype(np.uint16)
     return PIL.Image.fromarray(grey * 257)
 
 
 def with_alpha() -> PIL.Image.Image:
-    image = picture("RGBA")
+    image = gradient("RGBA")
     image.putalpha(255)
     return image
 
 
-JPEG = encoded(picture(), "JPEG", quality=95)
+JPEG = encoded(gradient(), "JPEG", quality=95)
 
 GOOD: dict[str, bytes] = {
     "plain": JPEG,
-    "cmyk": encoded(picture("CMYK"), "JPEG", quality=95),
+    "cmyk": encoded(gradient("CMYK"), "JPEG", quality=95),
     "16-bit": encoded(deep(), "PNG"),
-    "palette": encoded(picture().quantize(200), "PNG"),
+    "palette": encoded(gradient().quantize(200), "PNG"),
     "alpha": encoded(with_alpha(), "PNG"),
     "rotated": lying(),
-    "grey": encoded(picture("L"), "PNG"),
+    "grey": encoded(gradient("L"), "PNG"),
 }
 """Images that are converted where that is right."""
 
@@ -216,7 +216,7 @@ def test_an_unusual_image_is_converted(dropped, name):
         assert got.getexif().get(0x0112, 1) == 1
         pixels = np.asarray(got).astype(int)
     grey = name in ("grey", "16-bit")
-    wanted = np.asarray(picture("L").convert("RGB") if grey else picture()).astype(int)
+    wanted = np.asarray(gradient("L").convert("RGB") if grey else gradient()).astype(int)
     # CMYK goes through inks and palettes through 200 colours; an inverted or dark one is far off.
     assert np.abs(pixels - wanted).mean() < 12
 

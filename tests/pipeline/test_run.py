@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from PIL import Image as Picture
+from PIL import Image as PilImage
 
 from pipeline.errors import UsageError
 from pipeline.inspect.status import status
@@ -64,7 +64,7 @@ def test_what_a_run_leaves(bench):
     )
     assert rows["pair_id"][:] == [row["pair_id"] for row in pairs]
     for row in rows:
-        assert isinstance(row["chosen_image"], Picture.Image)
+        assert isinstance(row["chosen_image"], PilImage.Image)
         assert row["chosen_image"].size == row["rejected_image"].size
         for side in ("chosen", "counterfactual"):
             assert all(0 <= a < b <= len(row[side]) for a, b in row[f"{side}_spans"])

@@ -30,7 +30,7 @@ from workers.guard import InFlightLog
 from workers.worker import Assignment, Group, ShardState, ShardWorker
 
 
-def pictures(num: int, side: int = 64) -> list[Image]:
+def random_images(num: int, side: int = 64) -> list[Image]:
     draw = np.random.default_rng(3)
     return [encode_jpeg(draw.integers(0, 255, (side, side, 3), np.uint8)) for _ in range(num)]
 
@@ -50,7 +50,7 @@ def reads(monkeypatch) -> list[tuple[bytes, str]]:
 
 
 def test_a_image_is_decoded_once_however_many_threads_ask(reads):
-    images, held = pictures(6), DecodedImages()
+    images, held = random_images(6), DecodedImages()
     found: list[list[pixels.Pixels]] = []
     threads = [
         threading.Thread(target=lambda: found.append([held.decode(i) for i in images]))
@@ -67,7 +67,7 @@ def test_a_image_is_decoded_once_however_many_threads_ask(reads):
 
 
 def test_the_oldest_is_let_go_and_what_is_asked_for_stays(reads):
-    images, held = pictures(40, side=8), DecodedImages(32)
+    images, held = random_images(40, side=8), DecodedImages(32)
     with held.in_use():
         for image in images:
             decode(image)

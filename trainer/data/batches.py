@@ -64,6 +64,14 @@ class Hidden:
     """Which of the states count in which cell."""
 
 
+class Exchange:
+    """What two forwards leave for each other. Not a dataclass: FSDP hands copies of those on."""
+
+    def __init__(self) -> None:
+        """Nothing is there yet."""
+        self.hidden: list[Hidden] = []
+
+
 @dataclass
 class Batch:
     """Some rows in all their views."""
@@ -85,11 +93,11 @@ class Batch:
     device: torch.device | str = "cpu"
     """Where its tables belong."""
     features: dict[int, tuple[ImageFeatures, ...]] = field(default_factory=dict, compare=False)
-    """Encoded images by model, kept by its first forward where they do not depend on what learns,
+    """Encoded images by model, kept by its first forward where they do not depend on what trains,
     so that policy and reference of one set of weights encode them once."""
-    hidden: list[Hidden] = field(default_factory=list, compare=False)
-    """Where views compare distributions: left here by the forward of the policy, then by that of
-    the reference, for `trainer.model.token_kl`."""
+    exchange: Exchange = field(default_factory=Exchange, compare=False)
+    """Where views compare distributions: hidden states left here by the policy's forward, then by
+    the reference's, for `trainer.model.token_kl`."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)

@@ -50,7 +50,7 @@ def open_shards(run: Folder, split: str, cache: Path | None) -> list[ShardFile]:
             + (
                 "the run is not finished, or has no pairs (`python -m pipeline status`)"
                 if unfinished
-                else "it is no run directory"
+                else "it is not a run directory"
             )
         )
     return [_open(run, f"data/{name}", cache) for name in names]

@@ -45,7 +45,7 @@ def export(model: Path, out: Path, name: str, *, max_new_tokens: int = 512) -> P
             f"{model} is an adapter; make a plain checkpoint of it with `python -m trainer merge`"
         )
     if not (model / "config.json").is_file():
-        raise UsageError(f"{model} holds no model: there is no config.json")
+        raise UsageError(f"{model} holds no model: config.json is missing")
     evaluators, path = family_of(load_config(str(model))).evaluators, model.resolve()
     with whole_folder(out) as folder:
         seen, word = path, evaluators.path_word

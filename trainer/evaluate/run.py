@@ -75,15 +75,15 @@ def evaluate(rows: Rows, judge: Judge, *, with_pope: bool) -> Report:
     UsageError where no row can be used.
     """
     usable, counts = rows.usable(columns(_OWN), "the probe")
-    fitting, fits = _fitting(usable, judge)
+    readable, fits = _readable(usable, judge)
     log.info("%s; %s", counts, fits)
-    lines = probe.summarise(list(_probe_rows(fitting, judge)))
-    asked = pope.questions(list(_scenes(fitting)), _SEED) if with_pope else []
-    said = _answers(fitting, asked, judge)
-    return Report(len(fitting), f"{counts}; {fits}", lines, len(asked), pope.score(asked, said))
+    lines = probe.summarise(list(_probe_rows(readable, judge)))
+    asked = pope.questions(list(_scenes(readable)), _SEED) if with_pope else []
+    said = _answers(readable, asked, judge)
+    return Report(len(readable), f"{counts}; {fits}", lines, len(asked), pope.score(asked, said))
 
 
-def _fitting(rows: Rows, judge: Judge) -> tuple[Rows, Fit]:
+def _readable(rows: Rows, judge: Judge) -> tuple[Rows, Fit]:
     """The rows of which all cells of the probe fit, in order, and a report."""
     groups = [(some, BatchBuilder(judge.family, views, _SEED)) for views, some in _by_views(rows)]
     kept, fits = fit_groups(groups, None)
@@ -105,17 +105,17 @@ def _probe_rows(rows: Rows, judge: Judge) -> Iterator[probe.ProbeRow]:
     for views, some in _by_views(rows):
         kinds = [contrast["kind"] for contrast in some.columns(["contrast"])[0].to_pylist()]
         facts = zip(some.pair_ids, some.images, kinds, judge.ask(views, _each(some)), strict=True)
-        for pair_id, picture, kind, cells in facts:
-            yield probe.ProbeRow(pair_id, picture, kind, cells)
+        for pair_id, image, kind, cells in facts:
+            yield probe.ProbeRow(pair_id, image, kind, cells)
 
 
 def _scenes(rows: Rows) -> Iterator[pope.Scene]:
     texts = ["prompt", "chosen", "rejected", "counterfactual"]
     table = rows.columns(["pair_id", "contrast", "regions", *texts]).to_pylist()
-    for row, picture in zip(table, rows.images, strict=True):
+    for row, image in zip(table, rows.images, strict=True):
         yield pope.Scene(
             pair_id=row["pair_id"],
-            image=picture,
+            image=image,
             kind=row["contrast"]["kind"],
             replacement=row["contrast"]["replacement"],
             labels=tuple(region["label"] for region in row["regions"]),

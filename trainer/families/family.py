@@ -294,7 +294,7 @@ class Family(ABC):
         tokenizer = self.tokenizer
         model = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-        pictures = self.processor.image_processor
+        to_pixels = self.processor.image_processor
         settings = {
             key: value
             for key, value in self.processor.to_dict().items()
@@ -305,8 +305,8 @@ class Family(ABC):
             "tokenizer": content_id(model, vocabulary),
             "template": content_id(written, *ANCHORS, self.end_of_turn),
             "processor": content_id(
-                type(pictures).__name__,
-                pictures.to_json_string(),
+                type(to_pixels).__name__,
+                to_pixels.to_json_string(),
                 json.dumps(settings, sort_keys=True, default=str),
             ),
         }

@@ -34,7 +34,7 @@ class SFT(PreferenceLoss):
 
     @property
     def reference_views(self) -> frozenset[View]:
-        """None: there is no reference."""
+        """None: it compares with nothing."""
         return frozenset()
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> LossOutput:

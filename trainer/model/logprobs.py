@@ -82,7 +82,7 @@ class ViewLogProbs(nn.Module):
             states = torch.cat([some for some, _ in compared])
             starts = [0] * len(compared)
             places = join([whole for _, whole in compared], starts)
-            batch.hidden.append(Hidden(states, _as_it_is(head), len(head.weight), places))
+            batch.exchange.hidden.append(Hidden(states, _as_it_is(head), len(head.weight), places))
         columns = table.view(len(batch), len(batch.views)).unbind(1)
         held = of_log_probs(batch.views)
         return {v: x for v, x in zip(batch.views, columns, strict=True) if v in held}

@@ -95,7 +95,7 @@ def wrap(
     """The module on its device, exchanging gradients with the peers' (their mean).
 
     `layers` are class names of the blocks that are sharded one by one. `may_be_unused` says that
-    some learning weights may get no gradient in a step, as the last block of a LLaVA's tower.
+    some trainable weights may get no gradient in a step, as the last block of a LLaVA's tower.
     """
     device = processes.device
     if shard:

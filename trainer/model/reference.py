@@ -199,7 +199,7 @@ class ReferenceFile:
             made = Fingerprint(**facts["fingerprint"])
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
             message = " ".join(str(error).split())
-            raise UsageError(f"{path} is no file of reference log-probs: {message}") from error
+            raise UsageError(f"{path} is not a file of reference log-probs: {message}") from error
         changed = [
             field.name
             for field in fields(Fingerprint)

@@ -22,8 +22,8 @@ def token_kl(batch: Batch) -> dict[View, Tensor]:
     The policy's forward comes first, then the reference's; gradients reach the policy alone. What
     they left is used up.
     """
-    policy, reference = batch.hidden
-    batch.hidden.clear()
+    policy, reference = batch.exchange.hidden
+    batch.exchange.hidden.clear()
     values = kl_by_position(policy, reference)
     cells = logprobs.add_to_cells(values, policy.places, len(batch) * len(batch.views))
     columns = cells.view(len(batch), len(batch.views)).unbind(1)

@@ -73,7 +73,7 @@ def _with_adapters(model: PreTrainedModel, tune: Lora, seed: int) -> Any:
     try:
         pattern = re.compile(targets)
     except re.error as error:
-        raise UsageError(f"tune.targets {targets!r} is no pattern: {error}") from None
+        raise UsageError(f"tune.targets {targets!r} is not a regular expression: {error}") from None
     matched = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     if not matched or (other := sorted(set(matched) - set(linear))):

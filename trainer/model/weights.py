@@ -1,6 +1,6 @@
 """Weights and optimizer state to files and back, whole, whoever holds which part of them.
 
-A checkpoint's folder holds what learns in the form that transformers and peft read (`weights/`: an
+A checkpoint's folder holds what trains in the form that transformers and peft read (`weights/`: an
 adapter, or a whole model) and `optimizer.safetensors`. Neither depends on the number of processes.
 """
 
@@ -29,17 +29,17 @@ def is_adapter(policy: nn.Module) -> bool:
 
 
 def gather_weights(policy: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """What learns, or the whole model where it is no adapter, on the CPU.
+    """What trains, or the whole model where it is not an adapter, on the CPU.
 
     All processes call it, for the parts that each holds; those that do not `keep` get nothing, as
     a machine has not the memory for a copy a process.
     """
-    only_learning = is_adapter(policy)
-    learns = {name for name, p in policy.named_parameters() if p.requires_grad}
+    only_trainable = is_adapter(policy)
+    trains = {name for name, p in policy.named_parameters() if p.requires_grad}
     return {
         name: whole
         for name, tensor in policy.state_dict(keep_vars=True).items()
-        if name in learns or not only_learning
+        if name in trains or not only_trainable
         if (whole := _whole(tensor, keep=keep)) is not None
     }
 
@@ -77,28 +77,28 @@ def load_adapter(folder: Path, policy: Any) -> None:
     from peft import set_peft_model_state_dict  # noqa: PLC0415  2 s, for adapters alone
 
     weights = load_file(folder / WEIGHTS / "adapter_model.safetensors")
-    learning = sum(parameter.requires_grad for parameter in policy.parameters())
+    trainable = sum(parameter.requires_grad for parameter in policy.parameters())
     result = set_peft_model_state_dict(policy, weights, adapter_name=_ADAPTER)
-    if result.unexpected_keys or len(weights) != learning:
+    if result.unexpected_keys or len(weights) != trainable:
         raise CheckpointFileError(
-            f"the adapter in {folder} has {len(weights)} tensors, the model wants {learning}; "
+            f"the adapter in {folder} has {len(weights)} tensors, the model wants {trainable}; "
             "was it made from another model?"
         )
 
 
 def load_optimizer(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put the saved state into an optimizer that has made no step yet; all processes call it."""
-    learning = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    trainable = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     # One tensor at a time: every process reads the file, and it is twice the model.
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  no mapping
             owner, _, key = name.rpartition(":")
-            if owner not in learning:
+            if owner not in trainable:
                 raise CheckpointFileError(
                     f"{folder / OPTIMIZER} has state for {owner}, which does not learn here; "
                     "was it made with other settings?"
                 )
-            parameter, tensor = learning[owner], file.get_tensor(name)
+            parameter, tensor = trainable[owner], file.get_tensor(name)
             # AdamW counts its steps in a tensor without axes, which stays on the CPU.
             placed = _alike(tensor, parameter) if tensor.ndim else tensor
             optimizer.state.setdefault(parameter, {})[key] = placed

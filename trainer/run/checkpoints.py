@@ -102,7 +102,7 @@ class Checkpoints:
             f"the checkpoint of step {step} could not be written to {self.folder} "
             f"({free:.1f} GiB free): {cause}; "
             + (f"{last.name} is intact" if last else "there is none before it")
-            + "; make room, then the same command goes on from there"
+            + "; make room, then the same command resumes from there"
         )
 
 
@@ -114,7 +114,7 @@ def read_position(folder: Path) -> Position:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointFileError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}); "
-            "remove that folder, then the same command goes on from the one before"
+            "remove that folder, then the same command resumes from the one before"
         ) from error
 
 

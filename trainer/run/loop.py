@@ -135,21 +135,21 @@ class Loop:
             # while they are off.
             policy = self.module(batch)
             reference = self.reference(batch) if self.loss.reference_views else {}
-            if batch.hidden:
+            if batch.exchange.hidden:
                 policy = {**policy, **token_kl(batch)}
         output = self.loss(policy, reference)
         return output.per_row, output.metrics
 
     def _update(self, step: int, rows: Sequence[int]) -> float:
         """Scale the gradient down if it is too long, and step; returns its norm before."""
-        learning = [p for p in self.module.parameters() if p.grad is not None]
-        norm = total_norm(learning)
+        trainable = [p for p in self.module.parameters() if p.grad is not None]
+        norm = total_norm(trainable)
         length = float(norm)
         if not math.isfinite(length):
             shares = [self.ids[r] for r in rows[self.order.rank :: self.order.world]]
             self._refuse(step, shares, "the gradient")
         if self.settings.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(learning, self.settings.optimizer.clip_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(trainable, self.settings.optimizer.clip_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return length

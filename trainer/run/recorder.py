@@ -155,7 +155,7 @@ class Recorder:
             message = " ".join(str(error).split())
             raise CheckpointFileError(
                 f"the result could not be written to {self.folder.final}: {message}; "
-                "the last checkpoint is intact, and the same command goes on from there"
+                "the last checkpoint is intact, and the same command resumes from there"
             ) from error
 
     def _on_first(self, action: Callable[[], None]) -> None:

@@ -54,7 +54,7 @@ class RunFolder:
         """The settings of the run in this folder; UsageError if there is none."""
         card = self.card()
         if card is None:
-            raise UsageError(f"{self.path} is no run of `python -m trainer train`: no {CARD}")
+            raise UsageError(f"{self.path} is not a run of `python -m trainer train`: no {CARD}")
         return _settings(card)
 
     def claim(self, card: Mapping[str, Any]) -> None:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from stages.backends.weights.checkpoints import Checkpoint
-from stages.base import OPERATIONAL, Device
-from stages.locate.detections import Detection
-from stages.pixels import Pixels
+from stages.base import OPERATIONAL, Device, Settings
 
 if TYPE_CHECKING:
     from stages.backends.locate.sam3_model import Sam3Model
 
 
-@dataclass
-class Sam3Settings:
+@dataclass(frozen=True)
+class Sam3Settings(Settings):
     """Every instance of a tag, each with its mask: no segmenter is needed behind it."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: Literal["sam3"] = "sam3"
     """Selects this backend."""
@@ -40,7 +36,6 @@ class Sam3Settings:
     """Images in one pass of the image encoder."""
     max_tags: Annotated[int, Ge(1)] = field(default=16, metadata=OPERATIONAL)
     """Tags, each with the features of its image, in one pass of the rest."""
-    _model: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The one model."""
@@ -50,23 +45,4 @@ class Sam3Settings:
         """The model: its image encoder in the device's type, the rest in float32."""
         from stages.backends.locate.sam3_model import Sam3Model
 
-        model = Sam3Model(self, device)
-        self._model = model
-        return model
-
-    def open(self, device: Device) -> None:
-        """`load`, for a stage that asks the settings themselves."""
-        self.load(device)
-
-    def close(self) -> None:
-        """Free the device."""
-        if self._model is not None:
-            self._model.close()
-            self._model = None
-
-    def detect(
-        self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
-    ) -> list[list[Detection]]:
-        """Every instance of every tag that is above the threshold, with its mask."""
-        found: list[list[Detection]] = self._model.detect(images, tags)
-        return found
+        return Sam3Model(self, device)

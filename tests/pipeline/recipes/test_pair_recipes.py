@@ -99,20 +99,20 @@ def test_mvc_lets_right_pairs_through_and_stops_planted_ones(recolored, tmp_path
     assert wrong == {row["counterfactual"] for row in passed}
 
 
-def countercurate(folder: Path, picture: bytes) -> Path:
+def countercurate(folder: Path, image: bytes) -> Path:
     """One pair of `up_down`, whose other image is the same."""
     for name in ("up_down/pos/1.jpg", "up_down/neg/1_1.png"):
         (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_bytes(picture)
+        (folder / name).write_bytes(image)
     pair = {"image_id": 1, "pos": "a cup above a book", "neg": "a book above a cup"}
     (folder / "up_down.json").write_text(json.dumps({"1": [pair]}))
     return folder
 
 
-def symmpo(folder: Path, picture: bytes) -> Path:
+def symmpo(folder: Path, image: bytes) -> Path:
     """One row of SymMPO, whose other image is the same."""
-    image = {"bytes": picture, "path": None}
-    row = {"image_1": image, "image_2": image, "question": "What is it?", "resp_1_w": "A cup.",
+    cell = {"bytes": image, "path": None}
+    row = {"image_1": cell, "image_2": cell, "question": "What is it?", "resp_1_w": "A cup.",
            "resp_1_l": "A fork.", "resp_2_w": "A plate.", "idx": "1"}  # fmt: skip
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist([row]), folder / "rows.parquet")

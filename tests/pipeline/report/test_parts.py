@@ -14,7 +14,7 @@ from pipeline.report.words import EXPLANATIONS, safe, segments
 from schemas.arrow import to_row
 from schemas.geometry import Box, Mask
 from schemas.records import Reason, Region
-from tests.pipeline.fake_runs import picture
+from tests.pipeline.fake_runs import image
 
 
 def corners(path: str) -> np.ndarray:
@@ -22,7 +22,7 @@ def corners(path: str) -> np.ndarray:
 
 
 def test_the_outline_follows_the_mask_in_thumbnail_pixels():
-    shown = thumbnail(picture(1, 768, 512).bytes)
+    shown = thumbnail(image(1, 768, 512).bytes)
     assert shown is not None
     assert (shown.width, shown.height, shown.original_size) == (384, 256, (768, 512))
     y, x = np.mgrid[:512, :768]
@@ -35,7 +35,7 @@ def test_the_outline_follows_the_mask_in_thumbnail_pixels():
 
 
 def test_a_region_without_visible_mask_is_outlined_by_its_box():
-    shown = thumbnail(picture(1, 768, 512).bytes)
+    shown = thumbnail(image(1, 768, 512).bytes)
     mask = np.zeros((512, 768), dtype=bool)
     mask[5, 5] = True
     thin = to_row(Region("it", Box(100, 50, 300, 150), Mask.from_array(mask)))

@@ -85,8 +85,8 @@ def test_patches_keep_the_grounds_texture_where_smooth_fills_lose_it(seed):
     inner = cv2.erode(hole.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     inner[: pixels.shape[0] // 2 + 8] = False
 
-    def roughness(picture):
-        return np.abs(cv2.Laplacian(picture[..., 1].astype(np.float32), cv2.CV_32F))[inner].mean()
+    def roughness(image):
+        return np.abs(cv2.Laplacian(image[..., 1].astype(np.float32), cv2.CV_32F))[inner].mean()
 
     (patched,), (smooth,) = (
         b().fill([pixels], [hole], [np.zeros_like(hole)]) for b in (PatchFill, TeleaFill)
@@ -146,8 +146,8 @@ def test_large_holes_are_filled_sharply_too():
     low = mask.copy()
     low[: 640 // 2 + 20] = False
 
-    def roughness(picture):
-        return np.abs(cv2.Laplacian(picture[..., 1].astype(np.float32), cv2.CV_32F))[low].mean()
+    def roughness(image):
+        return np.abs(cv2.Laplacian(image[..., 1].astype(np.float32), cv2.CV_32F))[low].mean()
 
     assert 0.6 < roughness(filled) / roughness(plain) < 1.5
 
@@ -197,10 +197,10 @@ def test_fills_refuse_another_device():
 @settings(max_examples=30, deadline=None)
 def test_blending_never_touches_the_outside(seed, feather):
     rng = np.random.default_rng(seed)
-    picture, fill = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    image, fill = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
     hole = cv2.blur(rng.random((20, 30)), (5, 5)) > 0.5
-    out = blended(picture, fill, hole, feather)
-    np.testing.assert_array_equal(out[~hole], picture[~hole])
+    out = blended(image, fill, hole, feather)
+    np.testing.assert_array_equal(out[~hole], image[~hole])
     if feather == 0:
         np.testing.assert_array_equal(out[hole], fill[hole])
 

@@ -33,11 +33,11 @@ SMOOTH = np.stack(
 ).astype(np.uint8)
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     sink = io.BytesIO()
-    if isinstance(picture, np.ndarray):
-        picture = PIL.Image.fromarray(picture)
-    picture.save(sink, kind, **options)
+    if isinstance(image, np.ndarray):
+        image = PIL.Image.fromarray(image)
+    image.save(sink, kind, **options)
     return sink.getvalue()
 
 
@@ -64,10 +64,10 @@ def load(data=None, *, loader=None, **options) -> Seed | Drop:
 
 
 def pixels(seed):
-    with PIL.Image.open(io.BytesIO(seed.image.bytes)) as picture:
-        assert picture.mode == "RGB"
-        assert picture.size == (seed.width, seed.height)
-        return np.array(picture)
+    with PIL.Image.open(io.BytesIO(seed.image.bytes)) as image:
+        assert image.mode == "RGB"
+        assert image.size == (seed.width, seed.height)
+        return np.array(image)
 
 
 def reason(outcome):

@@ -83,11 +83,11 @@ def test_an_image_is_processed_once_a_size(checkpoint, tmp_path, monkeypatch):
 
 def edited(left, right):
     """An image of 80 x 40, and one that differs in some columns alone."""
-    picture = np.random.default_rng(5).integers(0, 256, (40, 80, 3), dtype=np.uint8)
-    other = picture.copy()
+    image = np.random.default_rng(5).integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    other = image.copy()
     other[:, left:right] = 255 - other[:, left:right]
     images = []
-    for pixels in (picture, other):
+    for pixels in (image, other):
         sink = io.BytesIO()
         PIL.Image.fromarray(pixels).save(sink, "PNG")
         images.append(Image(sink.getvalue(), None))

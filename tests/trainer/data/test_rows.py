@@ -168,7 +168,7 @@ def refused(run: Path, *words: str) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    refused(tmp_path / "nowhere", "no data/train-*.parquet", "no run directory")
+    refused(tmp_path / "nowhere", "no data/train-*.parquet", "not a run directory")
     (tmp_path / "run.json").write_text("{}")
     refused(tmp_path, "not finished")
 

@@ -27,7 +27,7 @@ QUESTION = "What colour is the ring?"
 NOT_OF_AN_IMAGE = {"input_ids", "attention_mask", "mm_token_type_ids", "batch_num_images"}
 
 
-def pictures(number: int) -> list[PIL.Image.Image]:
+def random_images(number: int) -> list[PIL.Image.Image]:
     generator = np.random.default_rng(0)
     return [
         PIL.Image.fromarray(generator.integers(0, 256, (*SIZES[i][::-1], 3), dtype=np.uint8))
@@ -39,7 +39,7 @@ def pictures(number: int) -> list[PIL.Image.Image]:
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_prompts_and_pixels_are_those_of_the_processors_own_call(checkpoint, name, number):
     family = checkpoint(name).family
-    images = pictures(number)
+    images = random_images(number)
     pixels = family.pixels(images)
     prompt = family.prompt(QUESTION, [p.ids for p in pixels])
     own = family.processor(
@@ -146,9 +146,9 @@ def test_a_text_with_placeholders_is_refused(checkpoint):
         family.prompt("Where is <image>?", [np.full(16, 3)])
 
 
-def test_onevision_tiles_a_image_only_where_it_is_alone(checkpoint):
+def test_onevision_tiles_an_image_only_where_it_is_alone(checkpoint):
     family = checkpoint("llava-onevision").family
-    images = pictures(2)
+    images = random_images(2)
     alone, together = family.pixels(images[:1])[0], family.pixels(images)
     assert alone.alone
     assert len(alone.tensors["pixel_values"]) > 1

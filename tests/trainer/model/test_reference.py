@@ -167,10 +167,10 @@ def test_what_was_not_computed_is_refused_before_the_first_step(file, fingerprin
     with pytest.raises(UsageError, match=r"lacks the views .*none/chosen, none/counterfactual"):
         opened(file, fingerprint, rows, views=SVCO().views)
     (tmp_path / "other.parquet").write_bytes(b"no")
-    with pytest.raises(UsageError, match="no file of reference log-probs"):
+    with pytest.raises(UsageError, match="not a file of reference log-probs"):
         opened(tmp_path / "other.parquet", fingerprint, rows)
     pq.write_table(pq.read_table(file).replace_schema_metadata({}), tmp_path / "bare.parquet")
-    with pytest.raises(UsageError, match="no file of reference log-probs"):
+    with pytest.raises(UsageError, match="not a file of reference log-probs"):
         opened(tmp_path / "bare.parquet", fingerprint, rows)
 
 

@@ -23,10 +23,12 @@ PASS_TOKENS = 150
 def step(module, policy, build, rows, scale):
     """Table, reference table and gradients of a step's share."""
     from trainer.model.reference import adapters_off
+    from trainer.model.token_kl import token_kl
 
     batch = build(rows, 0)
     table = module(batch)
     reference = adapters_off(module, policy)(batch)
+    table = {**table, **token_kl(batch)}
     sum((v * 0.01).tanh().sum() for v in table.values()).mul(scale).backward()
     gradients = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
     return table, reference, gradients
@@ -49,9 +51,9 @@ def policy_of(model: str):
 def builder_of(model: str):
     from trainer.data.batches import BatchBuilder
     from trainer.families import load_family
-    from trainer.losses import SVCO
+    from trainer.losses import SVCO, CHiP
 
-    return BatchBuilder(load_family(model), SVCO().views, 3)
+    return BatchBuilder(load_family(model), SVCO().views | CHiP().views, 3)
 
 
 def main(model: str, rank: int, port: int, out: str) -> None:

@@ -57,7 +57,7 @@ def test_in_pieces_through_the_model_is_the_whole_vocabulary_in_float64(
     reference = adapters_off(module, model)(batch)
     assert {v.quantity for v in policy} == {Quantity.SUM}
     policy = policy | token_kl(batch)
-    assert not batch.hidden
+    assert not batch.exchange.hidden
     CHiP()(policy, reference).loss.backward()
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()

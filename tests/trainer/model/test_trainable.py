@@ -60,7 +60,7 @@ def test_suffixes_alone_would_hit_the_tower(tmp_path):
     [
         (r".*qkv_proj", "matches nothing"),
         (r".*language_model.*norm", "which is not linear"),
-        (r"(", "is no pattern"),
+        (r"(", "is not a regular expression"),
     ],
 )
 def test_patterns_that_do_not_fit(tmp_path, targets, said):

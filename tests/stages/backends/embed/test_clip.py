@@ -31,13 +31,13 @@ def clip(clip_folder):
     backend.close()
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     return np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
 
 
-IMAGES = [picture(60, 90, 1), picture(33, 33, 2), picture(90, 40, 3)]
+IMAGES = [random_image(60, 90, 1), random_image(33, 33, 2), random_image(90, 40, 3)]
 TEXTS = ["the dog sits", "a", "the red cat and the dog", "Zäh, 3.5!"]
 
 
@@ -82,7 +82,7 @@ def test_a_text_that_the_model_would_cut_off_is_refused(clip):
 
 
 def test_the_whole_view_sees_what_the_crop_cuts_off(clip_folder):
-    before = picture(40, 120)
+    before = random_image(40, 120)
     edited = before.copy()
     edited[:, :12] = 255 - edited[:, :12]
     values = {}

@@ -56,13 +56,18 @@ def made(kind, folders):
     backend.close()
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     return np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
 
 
-IMAGES = [picture(60, 90, 1), picture(33, 33, 2), picture(200, 70, 3), picture(60, 90, 4)]
+IMAGES = [
+    random_image(60, 90, 1),
+    random_image(33, 33, 2),
+    random_image(200, 70, 3),
+    random_image(60, 90, 4),
+]
 
 
 def by_hand(kind, folder):
@@ -121,7 +126,7 @@ def test_patch_means_leave_class_and_register_tokens_out(folders):
 
 
 def test_the_whole_view_sees_what_the_crop_cuts_off(folders):
-    before = picture(40, 120)
+    before = random_image(40, 120)
     edited = before.copy()
     edited[:, :12] = 255 - edited[:, :12]
     values = {}

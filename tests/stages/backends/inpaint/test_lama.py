@@ -31,10 +31,10 @@ def scene(height, width, seed=0):
     """An image, and a hole in it."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
-    picture = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
+    image = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
     mask = np.zeros((height, width), bool)
     mask[height // 4 : height // 2, width // 3 : width // 2] = True
-    return picture, mask
+    return image, mask
 
 
 def filled(backend, *scenes):
@@ -47,11 +47,11 @@ SIZES = [(64, 48), (61, 45), (33, 90), (64, 41), (16, 16), (61, 45), (130, 64)]
 
 def test_the_hole_is_filled_and_nothing_else_changes(lama):
     scenes = [scene(*size, seed=k) for k, size in enumerate(SIZES)]
-    for (picture, mask), out in zip(scenes, filled(lama, *scenes), strict=True):
-        assert out.shape == picture.shape
+    for (image, mask), out in zip(scenes, filled(lama, *scenes), strict=True):
+        assert out.shape == image.shape
         assert out.dtype == np.uint8
-        np.testing.assert_array_equal(out[~mask], picture[~mask])
-        assert (out[mask] != picture[mask]).mean() > 0.5
+        np.testing.assert_array_equal(out[~mask], image[~mask])
+        assert (out[mask] != image[mask]).mean() > 0.5
 
 
 def test_a_fill_does_not_depend_on_the_batch(lama):
@@ -80,9 +80,9 @@ def test_only_images_of_one_padded_size_share_a_pass(lama):
 
 
 def test_it_gives_what_the_network_gives_on_the_symmetrically_padded_image(lama, lama_file):
-    picture, mask = scene(61, 45)
-    (out,) = filled(lama, (picture, mask))
-    padded = np.pad(picture, ((0, 3), (0, 3), (0, 0)), mode="symmetric")
+    image, mask = scene(61, 45)
+    (out,) = filled(lama, (image, mask))
+    padded = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="symmetric")
     hole = np.pad(mask, ((0, 3), (0, 3)), mode="symmetric")
     with torch.inference_mode():
         made = torch.jit.load(str(lama_file))(
@@ -94,12 +94,12 @@ def test_it_gives_what_the_network_gives_on_the_symmetrically_padded_image(lama,
 
 
 def test_what_lies_under_the_mask_or_its_growth_does_not_shine_through(lama):
-    picture, mask = scene(64, 48)
+    image, mask = scene(64, 48)
     lama.settings = replace(lama.settings, dilation_px=3)
-    (out,) = filled(lama, (picture, mask))
+    (out,) = filled(lama, (image, mask))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
     rim = (cv2.dilate(mask.astype(np.uint8), disc) > 0) & ~mask
-    repainted = picture.copy()
+    repainted = image.copy()
     repainted[mask | rim] = (255, 0, 255)
     (other,) = filled(lama, (repainted, mask))
     np.testing.assert_array_equal(other[mask], out[mask])
@@ -114,12 +114,12 @@ def test_a_large_image_is_filled_at_a_reduced_size(lama):
     network = lama._network
     lama._network = lambda image, mask: shapes.append(tuple(image.shape)) or network(image, mask)
     lama.settings = replace(lama.settings, max_side=64)
-    picture, mask = scene(150, 100)
+    image, mask = scene(150, 100)
     mask[0, 0] = True  # a single pixel must not vanish when the hole is reduced
-    (out,) = filled(lama, (picture, mask))
+    (out,) = filled(lama, (image, mask))
     assert shapes == [(1, 3, 64, 48)]
-    np.testing.assert_array_equal(out[~mask], picture[~mask])
-    repainted = picture.copy()
+    np.testing.assert_array_equal(out[~mask], image[~mask])
+    repainted = image.copy()
     repainted[mask] = 7
     # What the reduced pixels at the rim hold of the object is hidden, too.
     np.testing.assert_array_equal(filled(lama, (repainted, mask))[0][mask], out[mask])

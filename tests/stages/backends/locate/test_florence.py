@@ -56,11 +56,11 @@ def test_names_and_boxes_of_what_was_learned(made):
 
 
 def test_neither_the_batch_nor_its_cuts_change_a_tag(made):
-    pictures = [RED, GREY, BLUE, WIDE]
-    together = made.tag(pictures)
+    images = [RED, GREY, BLUE, WIDE]
+    together = made.tag(images)
     made.settings = replace(made.settings, max_batch=3)
-    cut = made.tag(pictures)
-    for k, image in enumerate(pictures):
+    cut = made.tag(images)
+    for k, image in enumerate(images):
         (alone,) = made.tag([image])
         assert dict(together[k]) == pytest.approx(dict(alone), abs=SCORE)
         assert dict(cut[k]) == pytest.approx(dict(alone), abs=SCORE)

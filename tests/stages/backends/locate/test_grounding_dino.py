@@ -36,13 +36,18 @@ def made(folder):
     backend.close()
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
 
 
-IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(48, 80, 3), picture(50, 50, 4)]
+IMAGES = [
+    random_image(48, 80, 1),
+    random_image(100, 60, 2),
+    random_image(48, 80, 3),
+    random_image(50, 50, 4),
+]
 TAGS = [["dog", "red panda"], ["frisbee"], ["man", "cat", "a big bus", "the person"], []]
 
 
@@ -219,11 +224,11 @@ def test_odd_tags(made):
 
 
 def test_the_sides_of_resized_images_can_be_rounded(made):
-    assert made._resized_size(picture(333, 500)) == (96, 144)
-    assert made._resized_size(picture(40, 55)) == (96, 132)
+    assert made._resized_size(random_image(333, 500)) == (96, 144)
+    assert made._resized_size(random_image(40, 55)) == (96, 132)
     made.settings = replace(made.settings, side_step=32)
-    assert made._resized_size(picture(40, 55)) == (96, 128)
-    image, prompts = picture(40, 55), list(made._prompts(0, ["dog"]))
+    assert made._resized_size(random_image(40, 55)) == (96, 128)
+    image, prompts = random_image(40, 55), list(made._prompts(0, ["dog"]))
     _, ((x, y, w, h), *_) = (out[0] for out in made._run([image], (96, 128), prompts))
     expected = Box((x - w / 2) * 55, (y - h / 2) * 40, (x + w / 2) * 55, (y + h / 2) * 40)
     ((first, *_),) = made.detect([image], [["dog"]])

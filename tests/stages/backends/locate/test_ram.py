@@ -17,13 +17,13 @@ SAME = 1e-5
 """Logits of two ways to compute them, and of one image in two batches, in float32."""
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
 
 
-IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(64, 64, 3)]
+IMAGES = [random_image(48, 80, 1), random_image(100, 60, 2), random_image(64, 64, 3)]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ram", "ram_plus"])

@@ -42,14 +42,19 @@ def made(request):
     backend.close()
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     """Blobs of colour: neighbouring pixels are alike, as in a photo."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
 
 
-IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(30, 30, 3), picture(64, 64, 4)]
+IMAGES = [
+    random_image(48, 80, 1),
+    random_image(100, 60, 2),
+    random_image(30, 30, 3),
+    random_image(64, 64, 4),
+]
 BOXES = [
     [Box(2, 3, 30, 40), Box(40, 10, 70, 30), Box(0, 0, 80, 48)],
     [Box(5, 50, 55, 95)],
@@ -139,7 +144,7 @@ def test_sam2_sees_images_as_its_own_processor_makes_them(sam2_folder):
 
     backend = Sam2Settings(model=str(sam2_folder)).load(Device())
     theirs = Sam2ImageProcessor.from_pretrained(sam2_folder)
-    for image in (*IMAGES, picture(500, 333)):
+    for image in (*IMAGES, random_image(500, 333)):
         ours = backend._images.stacked([image])[0]
         expected = theirs(image, return_tensors="pt")["pixel_values"][0]
         grey = torch.tensor(theirs.image_std).reshape(3, 1, 1) * 255

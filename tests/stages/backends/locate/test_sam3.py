@@ -26,14 +26,19 @@ FLIPS = 1e-3
 """Share of a mask's pixels whose chance may be so near the threshold that rounding flips them."""
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     """Blobs of colour: neighbouring pixels are alike, as in a photo."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
 
 
-IMAGES = [picture(SIDE, SIDE, 1), picture(100, 60, 2), picture(30, 90, 3), picture(SIDE, SIDE, 4)]
+IMAGES = [
+    random_image(SIDE, SIDE, 1),
+    random_image(100, 60, 2),
+    random_image(30, 90, 3),
+    random_image(SIDE, SIDE, 4),
+]
 TAGS = [["dog", "Red Cat", "a table"], ["dog"], [], ["the red dog sits", "cat"]]
 
 
@@ -144,7 +149,7 @@ def test_the_most_confident_instances_are_kept(made, settings):
 def test_images_are_seen_as_its_own_processor_makes_them(made, folder):
     theirs = transformers.Sam3ImageProcessor.from_pretrained(folder)
     grey = torch.tensor(theirs.image_std).reshape(3, 1, 1) * 255
-    for image in (*IMAGES, picture(500, 333)):
+    for image in (*IMAGES, random_image(500, 333)):
         expected = theirs(image, return_tensors="pt")["pixel_values"][0]
         # One grey level and a hair of rounding.
         assert ((made._images.stacked([image])[0] - expected).abs() * grey).max() <= 1.01

@@ -30,14 +30,14 @@ def backend(files):
     made.close()
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def test_boxes_and_scores_are_those_of_the_package(backend):
     from groundingdino.util.inference import predict
 
-    image = picture(60, 90)
+    image = random_image(60, 90)
     found = triples(*backend.detect([image], [TAGS]))
     values, _ = backend._transform(PIL.Image.fromarray(image), None)
     boxes, scores, _ = predict(
@@ -80,7 +80,7 @@ def test_more_tags_than_fit_go_into_several_prompts(backend):
 
 
 def test_thresholds(backend):
-    image = picture(60, 90)
+    image = random_image(60, 90)
     everything = triples(*backend.detect([image], [TAGS]))
     limit = float(np.median([score for _, _, score in everything]))
     backend.settings = replace(backend.settings, box_threshold=limit)

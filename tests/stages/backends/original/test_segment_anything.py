@@ -35,7 +35,7 @@ def backend(original, monkeypatch):
     made.close()
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
     pixels = np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[:height, :width])
@@ -43,7 +43,7 @@ def picture(height, width, seed=0):
     return pixels
 
 
-IMAGES = [picture(48, 80, 1), picture(100, 60, 2), picture(30, 30, 3)]
+IMAGES = [random_image(48, 80, 1), random_image(100, 60, 2), random_image(30, 30, 3)]
 BOXES = [[Box(2, 3, 30, 40), Box(40, 10, 70, 30), Box(0, 0, 80, 48)], [], [Box(5, 5, 30, 25)]]
 
 
