@@ -19,7 +19,6 @@ from typing import Any, Self
 from aiohttp import web
 
 from stages.backends.chat.openai import OpenAIChatSettings
-from stages.base import Device
 
 
 @dataclass(frozen=True)
@@ -168,16 +167,10 @@ class ChatServer:
 
 @contextmanager
 def chatting(script: Script | Iterable[Any], **settings: Any) -> Iterator[tuple[Any, ChatServer]]:
-    """An open backend that talks to a server with this script, and the server."""
+    """A backend that talks to a server with this script, and the server."""
     with ChatServer(script) as server:
-        chat = OpenAIChatSettings(
-            base_url=server.url, **{"model": "scripted", "patience_s": 2, **settings}
-        )
-        chat.open(Device())
-        try:
-            yield chat, server
-        finally:
-            chat.close()
+        own = {"model": "scripted", "patience_s": 2, **settings}
+        yield OpenAIChatSettings(base_url=server.url, **own), server
 
 
 def completion(say: Say, payload: dict[str, Any]) -> dict[str, Any]:

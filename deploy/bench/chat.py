@@ -136,8 +136,7 @@ async def bare(url: str, bodies: list[bytes], in_flight: int, into: list[Took]) 
 
 def ours(url: str, asked: list[Request[EditFindings]], into: list[Took], **settings: Any) -> None:
     """The backend asks all requests."""
-    chat = OpenAIChatSettings(base_url=url, **settings)
-    chat.open(Device())
+    chat = OpenAIChatSettings(base_url=url, **settings).load(Device())
     try:
         with timed(len(asked), into):
             results = chat.chat(asked)

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 class FluxModel:
     """FLUX.1, dev or schnell: as many images a call as the settings say."""
 
-    def __init__(self, settings: FluxSettings, device: Device) -> None:
-        """Load the pipeline; CheckpointError or ValueError in one line."""
+    def __init__(
+        self, settings: FluxSettings, device: Device, pipeline: Pipeline | None = None
+    ) -> None:
+        """Load the pipeline unless one is given; CheckpointError or ValueError in one line."""
         self.settings = settings
-
-        self._pipeline = open_pipeline(
+        self._pipeline = pipeline or open_pipeline(
             "FluxPipeline",
             settings.checkpoints()[0],
             device,

@@ -12,7 +12,13 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as plus
 
 from schemas.ids import content_id
-from stages.backends.diffusion.pipeline import edited_by_size, open_pipeline, padded, plain
+from stages.backends.diffusion.pipeline import (
+    Pipeline,
+    edited_by_size,
+    open_pipeline,
+    padded,
+    plain,
+)
 from stages.backends.diffusion.settings import (
     rows_a_call,
 )
@@ -35,11 +41,14 @@ class _QwenEditModel(ABC):
     """The pipeline's class in diffusers."""
 
     def __init__(
-        self, settings: QwenImageEditSettings | QwenImageEditPlusSettings, device: Device
+        self,
+        settings: QwenImageEditSettings | QwenImageEditPlusSettings,
+        device: Device,
+        pipeline: Pipeline | None = None,
     ) -> None:
-        """Load the pipeline; CheckpointError or ValueError in one line."""
+        """Load the pipeline unless one is given; CheckpointError or ValueError in one line."""
         self.settings = settings
-        self._pipeline = open_pipeline(
+        self._pipeline = pipeline or open_pipeline(
             self.kind,
             settings.checkpoints()[0],
             device,

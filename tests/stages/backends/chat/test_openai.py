@@ -21,6 +21,7 @@ import pytest
 from pydantic import Field
 
 from fakes.chat_server import ChatServer, Cut, Fail, Garbage, Say, Slow, images, user_text
+from fakes.opened import opened
 from pipeline.errors import UsageError
 from pipeline.recipes.build import load_recipe
 from schemas.files import Folder
@@ -133,7 +134,9 @@ def test_samples_are_asked_one_by_one_where_the_endpoint_takes_no_seed(tmp_path:
     with ChatServer(lambda _: f"answer {next(said)}") as server:
         for _ in range(2):  # the second time from the cache
             with talking(server, **settings) as chat:
-                sampler = Sampler(chat, samples=6, sampling=Sampling(temperature=1.0))
+                sampler = opened(
+                    Sampler(chat.settings, samples=6, sampling=Sampling(temperature=1.0))
+                )
                 ((sampled,),) = sampler.process([fake_runs.seed("s")])
             assert sorted(a.text for a in sampled.answers) == [f"answer {i}" for i in range(6)]
             assert {a.times for a in sampled.answers} == {1}
@@ -234,7 +237,7 @@ def test_a_refusal_and_a_cut_off_reply_are_not_repaired():
         assert result.reason is Reason.MODEL_REFUSED
         assert result.raw == evidence
         assert len(server.payloads) == 1
-    assert chat.api_key_env is None
+    assert chat.settings.api_key_env is None
     with ChatServer([Say('{"reason": "wel', finish="length")]) as server, talking(server) as chat:
         (result,) = chat.chat([ask(max_tokens=9)])
     assert result == Unanswered(

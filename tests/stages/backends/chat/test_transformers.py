@@ -205,6 +205,6 @@ def test_every_family_that_can_be_trained_can_be_sampled(family, tmp_path):
     ]
     together = backend.chat(requests)
     alone = [backend.chat([request])[0] for request in requests]
-    backend.close()
     assert together == alone
     assert backend.usage()["requests"] == 6
+    backend.close()
