@@ -1,5 +1,5 @@
 """Generators: each makes candidates, an original with its near miss.
 
-Beside them stands what edits take: padding, registration, drift, blending, colour. Models that
+Helpers for edits stand beside them: padding, registration, drift, blending, colour. Models that
 paint are in `stages/backends/inpaint/` and `diffusion/`.
 """

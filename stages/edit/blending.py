@@ -1,4 +1,4 @@
-"""A changed part of an image set into the untouched rest. Knows arrays."""
+"""Blends a changed part into the untouched rest of an image. Knows arrays."""
 
 from __future__ import annotations
 

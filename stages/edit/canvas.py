@@ -1,9 +1,9 @@
 """Reversible padding: an image on a canvas of the size that an editor works at, and back.
 
-An editor resizes what it gets to sizes of its own, each side rounded for itself, and so returns
-another size and a slightly stretched image (QwenLM/Qwen-Image issues 160 and 229). A size that
-this rounding maps to itself is left alone. So an image is scaled uniformly, its border reflected
-up to such a size, and the result cropped and scaled back by the same numbers.
+An editor resizes its input to its own sizes, rounding each side separately, and so returns another
+size and a slightly stretched image (QwenLM/Qwen-Image issues 160 and 229). It leaves a size alone
+that this rounding maps to itself. So the image is scaled uniformly and padded to such a size by
+reflecting its border, and the result is cropped and scaled back by the same numbers.
 
 Knows arrays and boxes, not models.
 """
@@ -75,7 +75,7 @@ class Canvas:
     size: Size
     """Of the canvas."""
     content: Size
-    """Of the image on the canvas: scaled by one factor, but for rounding to whole pixels."""
+    """Of the image on the canvas: scaled by one factor, then rounded to whole pixels."""
     left: int
     """Columns of border to the left of the image."""
     top: int
@@ -130,9 +130,9 @@ class Canvas:
 
 
 def canvas_for(source: Size, sizes: Sequence[Size]) -> Canvas:
-    """The canvas that an image fills best, the image in its middle.
+    """The canvas that an image, placed in its middle, fills best.
 
-    Of two that it fills equally well, the larger; ValueError for no sizes.
+    Of two that it fills equally well, the larger. ValueError if `sizes` is empty.
     """
     if not sizes:
         raise ValueError("no canvas sizes to choose from; the editor must name at least one")
@@ -150,7 +150,7 @@ def canvas_for(source: Size, sizes: Sequence[Size]) -> Canvas:
 
 
 def resized(pixels: Pixels, size: Size) -> Pixels:
-    """The image in another size (Lanczos, which also averages where it reduces)."""
+    """The image in another size (Lanczos, which also averages when it reduces)."""
     if size_of(pixels) == size:
         return pixels
     image = PIL.Image.fromarray(np.ascontiguousarray(pixels))
@@ -158,7 +158,7 @@ def resized(pixels: Pixels, size: Size) -> Pixels:
 
 
 def covered(pixels: Pixels, size: Size) -> Pixels:
-    """The middle of the image that fills `size` when scaled uniformly: what sticks out is cut."""
+    """The image scaled uniformly until it covers `size`, and cropped to its middle."""
     source = size_of(pixels)
     scale = max(size.width / source.width, size.height / source.height)
     kept = Size(

@@ -24,10 +24,10 @@ class Cropper(RecordStage[Seed, Candidate]):
     """Crop a random box and enlarge it to the size of the image; no counterfactual answer.
 
     The box is drawn as torchvision's `RandomResizedCrop` does it in mDPO's code: the share of the
-    area uniform in [min_area, max_area], the aspect ratio log-uniform in [3/4, 4/3]. One draw a
-    row, kept in `params`, so that policy and reference see the same crop. mDPO crops often still
-    agree with the answer; a crop that shows most of an annotated region that the answer mentions
-    is drawn again, up to `attempts` times, and the draw that shows least is kept.
+    area uniform in [min_area, max_area], the aspect ratio log-uniform in [3/4, 4/3]. The crop is
+    stored with the row, so that policy and reference see the same one. mDPO's crops often still
+    agree with the answer: here a crop that shows most of an annotated region that the answer
+    mentions is drawn again, up to `attempts` times, and the draw that shows least is kept.
     """
 
     min_area: Annotated[float, Gt(0), Le(1)] = 0.01
@@ -37,7 +37,7 @@ class Cropper(RecordStage[Seed, Candidate]):
     max_shown: Annotated[float, Ge(0), Le(1)] = 0.5
     """Largest share of a mentioned region's box that the crop should show."""
     attempts: Annotated[int, Ge(1)] = 10
-    """How many draws at most."""
+    """Most draws for one row."""
 
     def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
@@ -97,7 +97,7 @@ class Cropper(RecordStage[Seed, Candidate]):
         draw = np.random.default_rng(row_seed(seed.run_seed, seed.seed_id, "cropper", attempt))
         area = seed.width * seed.height * draw.uniform(self.min_area, self.max_area)
         ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
-        # Where the drawn shape does not fit (a panorama), the side that fits gives the area.
+        # If the drawn shape does not fit (a panorama), one side is clipped, the other lengthened.
         width = min(math.sqrt(area * ratio), seed.width)
         height = min(area / width, seed.height)
         width = min(area / height, seed.width)

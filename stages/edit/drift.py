@@ -1,10 +1,10 @@
-"""Where an edited image differs visibly from its original, and what of it was meant.
+"""Where an edited image differs visibly from its original, and which of it was intended.
 
 Knows arrays. Both images are uint8 [H, W, 3] RGB of one size, registered to each other.
 
-An editor paints the whole image anew: every pixel differs a little, edges are softer, the tint is
-another. So colours are compared after a blur (what a decoder does to single pixels goes), without
-the tint that all of the image took on, and what is left must hold together in an area.
+An editor repaints the whole image: every pixel differs a little, edges are softer, the tint shifts.
+So colours are compared after a blur (which removes the decoder's noise on single pixels) and
+without the tint of the whole image, and only differences over a connected area count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BoolMask = NDArray[np.bool_]
 _BLUR = 0.002
 """Sigma, as a share of the diagonal: 2.6 pixels of an image of a megapixel."""
 _OPENING = 0.003
-"""Radius below which what differs is an edge that came out softer, not a thing; same unit."""
+"""Radius below which a difference is a softer edge, not a thing; same unit."""
 _CLOSING = 0.01
 """Radius up to which parts of a change belong together; same unit."""
 
@@ -41,9 +41,9 @@ def without_tint(edited: Pixels, tint: NDArray[np.float32]) -> Pixels:
 
 
 def visible_change(original: Pixels, edited: Pixels, delta: float) -> BoolMask:
-    """Where (bool [H, W]) colours are at least `delta` apart (CIE76), over an area that holds.
+    """Where (bool [H, W]) colours are at least `delta` apart (CIE76), narrow strips left out.
 
-    A change of the whole tint is none. ValueError if the sizes differ.
+    A shift of the whole image's tint does not count. ValueError if the sizes differ.
     """
     if original.shape != edited.shape:
         raise ValueError(f"edited image is {edited.shape}, the original {original.shape}")
@@ -63,7 +63,7 @@ def visible_change(original: Pixels, edited: Pixels, delta: float) -> BoolMask:
 def held_together(changed: BoolMask, margin: float) -> BoolMask:
     """The change with its gaps and holes filled, grown by `margin` (a share of the diagonal)."""
     radius = _pixels(_CLOSING, changed)
-    # Beyond the border there is nothing that could close a gap.
+    # Padded: nothing beyond the border may close a gap.
     padded = np.pad(changed, radius).astype(np.uint8)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disc(radius))
     closed = closed[radius : radius + changed.shape[0], radius : radius + changed.shape[1]]
@@ -76,7 +76,7 @@ def held_together(changed: BoolMask, margin: float) -> BoolMask:
 
 
 def grown(mask: BoolMask, radius: int) -> BoolMask:
-    """The mask, wider by so many pixels all around; as quick for a thousand as for one."""
+    """The mask, wider by `radius` pixels all around; the time does not depend on the radius."""
     if not mask.any():
         return mask.copy()
     apart = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -85,8 +85,8 @@ def grown(mask: BoolMask, radius: int) -> BoolMask:
 
 
 def opened(mask: BoolMask, radius: int) -> BoolMask:
-    """The mask without what is narrower than twice so many pixels."""
-    # A border reflected, so that a change that leaves the image is not narrow there.
+    """The mask without the parts that are narrower than twice the radius."""
+    # The border is reflected, so that a change cut off by it does not count as narrow.
     padded = np.pad(mask, radius, mode="symmetric").astype(np.uint8)
     done = cv2.morphologyEx(padded, cv2.MORPH_OPEN, _disc(radius))
     kept: BoolMask = done[radius : radius + mask.shape[0], radius : radius + mask.shape[1]] > 0

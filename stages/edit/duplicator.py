@@ -40,13 +40,13 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class Duplicator(RecordStage[Segmented, Candidate]):
-    """Paste a copy of the region at about its own height, where the surroundings look alike.
+    """Paste a copy of the region at about its own height, where the surroundings look similar.
 
-    The answer must count the region's noun ("two dogs", "a dog") and as many must be annotated, or
-    found. A place is free if the copy lies inside the image and touches neither the region nor
-    the box of any other thing. Of the free places the one is taken whose surroundings and ground
-    (mean and spread of lightness and colours, and texture, apart for the upper, middle and lower
-    third) are most like those around the region. The copy is mirrored or not, by the row's seed.
+    The answer must count the region's noun ("two dogs", "a dog"), and as many must be annotated or
+    detected. A place is free if the copy lies inside the image and touches neither the region nor
+    the box of any other thing. The stage takes the free place whose surroundings and ground (mean
+    and spread of lightness and colours, and texture, of the upper, middle and lower third) are most
+    like those around the region. The row's seed decides whether the copy is mirrored.
     """
 
     articles: bool = True
@@ -60,8 +60,8 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     """Largest mask to copy, as a share of the image's area."""
     min_whole: Annotated[float, Ge(0), Le(1)] = 0.75
     """Smallest share of the annotated box's width and of its height that the largest connected part
-    of the mask must span, and of the mask's pixels that it must have: a copy of half a thing is no
-    second thing."""
+    of the mask must span, and of the mask's pixels that it must hold: a copy of half a thing is not
+    a second thing."""
     mirror: bool = True
     """Whether the copy may be mirrored."""
     feather_px: Annotated[float, Gt(0)] = 1.5
@@ -106,9 +106,9 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     ) -> wording.Mention | Drop:
         seed, region = record.seed, record.region
         if wording.speaks_of_several(seed.chosen, region.label, region.attributes):
-            return Drop(Reason.NO_COUNT_WORD, f'"{region.label}": the answer speaks of others')
+            return Drop(Reason.NO_COUNT_WORD, f'"{region.label}": the answer mentions others')
         if not wording.has_limits(region.label):
-            return Drop(Reason.NO_COUNT_WORD, f'"{region.label}" is nothing to count')
+            return Drop(Reason.NO_COUNT_WORD, f'"{region.label}" cannot be counted')
         asked = [m for m in _mentions(seed.prompt, region) if m.number is not None or not m.plural]
         if asked:
             return Drop(Reason.NO_COUNT_WORD, f'the prompt itself says "{asked[0].noun.text}"')
@@ -117,7 +117,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
             return Drop(Reason.NO_COUNT_WORD, f'"{region.label}": {counted}')
         assert counted.opener is not None
         if not self.articles and counted.opener.lower in {"a", "an"}:
-            return Drop(Reason.NO_COUNT_WORD, f'"{counted.opener.text}" is not taken for one')
+            return Drop(Reason.NO_COUNT_WORD, f'"{counted.opener.text}" does not count as one')
         present = [
             other
             for other in record.known.things
@@ -125,7 +125,9 @@ class Duplicator(RecordStage[Segmented, Candidate]):
         ]
         twice = any(a.box.iou(b.box) > 0.5 for a, b in itertools.combinations(present, 2))
         if twice:
-            return Drop(Reason.COUNT_MISMATCH, f'two boxes of "{region.label}" may be of one thing')
+            return Drop(
+                Reason.COUNT_MISMATCH, f'two boxes of "{region.label}" may be the same thing'
+            )
         if len(present) != counted.number:
             return Drop(
                 Reason.COUNT_MISMATCH,
@@ -159,7 +161,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
     def _place(
         self, record: Segmented, pixels: Pixels, mask: Bools, stamp: _Stamp
     ) -> tuple[int, int, float] | Drop:
-        """Upper left corner for the copy, and the difference of its surroundings."""
+        """Upper left corner for the copy, and how much its surroundings differ."""
         seed, taken = record.seed, mask.copy()
         for other in record.others:
             x0, y0, x1, y1 = other.box.pixels(seed.width, seed.height)
@@ -187,7 +189,7 @@ class Duplicator(RecordStage[Segmented, Candidate]):
 
 
 def _wholeness(mask: Bools, box: Box) -> float:
-    """How much of the mask and of the box's sides its largest part spans; the least of them."""
+    """Shares of mask, box width and box height that the largest part spans; the smallest."""
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     largest = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
     return min(
@@ -238,7 +240,7 @@ class _Search:
         lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB).astype(np.float64)
         across = cv2.Sobel(lab[..., 0], cv2.CV_64F, 1, 0, ksize=3)
         down = cv2.Sobel(lab[..., 0], cv2.CV_64F, 0, 1, ksize=3)
-        # Colours differ by less than lightness does, and say more about what the ground is.
+        # Colours differ less than lightness does, and say more about the kind of ground.
         planes = [lab[..., 0], 2 * lab[..., 1], 2 * lab[..., 2], np.hypot(across, down) / 2]
         self._planes = np.pad(
             np.stack([np.ones(mask.shape), *planes, *(p**2 for p in planes[:3])]),
@@ -268,7 +270,7 @@ class _Search:
         return free
 
     def _mismatch(self) -> Floats:
-        """Difference of what is around and under the shape there, and around it here."""
+        """How much the surroundings and ground of each place differ from those of the region."""
         near = _grown(self._shape, self._pad)
         here = np.s_[
             self.ys[0] : self.ys[0] + near.shape[0], self.xs[0] : self.xs[0] + near.shape[1]
@@ -316,7 +318,7 @@ def _grown(mask: Bools, radius: int) -> Bools:
 
 
 def _is_free(taken: Bools, shape: Bools, x: int, y: int) -> bool:
-    """Whether the shape with its corner at (x, y) lies inside and on nothing taken."""
+    """Whether the shape with its corner at (x, y) lies inside the image and on free pixels."""
     height, width = shape.shape
     if x < 0 or y < 0 or x + width > taken.shape[1] or y + height > taken.shape[0]:
         return False

@@ -1,7 +1,7 @@
-"""Images edited by instruction, so that nothing but what was meant has changed.
+"""Edits images by instruction, and checks that only the intended part changed.
 
 The sample editing of IC-VCO (arXiv 2605.31312): an edit "under reversible padding" and its check.
-How the paper pads is written nowhere; `canvas.py` says how this does. Knows records, not models.
+The paper does not say how it pads; `canvas.py` says how we do. Knows records, not models.
 """
 
 from __future__ import annotations
@@ -66,55 +66,55 @@ class EditorBackend(BackendSettings[EditorModel], Protocol):
 
 @dataclass(frozen=True)
 class Editor(Stage[PlannedEdit, Candidate]):
-    """Carries out planned edits, puts back what moved, and lets through what changed one thing.
+    """Carries out planned edits, undoes movement, and passes edits that changed one thing.
 
-    The image goes to the editor on a canvas that the editor does not resample. What comes back is
-    registered to the original and compared with it. Where the plan names a region, a change that
-    goes beyond it is drift; elsewhere the change itself is taken for the region, and drift is one
-    that spreads over most of the image. Outside the region the original's own pixels are kept.
+    The editor gets the image on a canvas that it does not resample. The result is registered to the
+    original and compared with it. If the plan names a region, any change beyond it is drift. If
+    not, the change itself becomes the region, and a change that spreads over most of the image is
+    drift. Outside the region the original's pixels are kept.
     """
 
     backend: EditorBackend
-    """What edits."""
+    """The editing model."""
     candidates: Annotated[int, Ge(1), Le(16)] = 1
-    """Edits drawn at once for each row; all that are good go on, for a selector to choose from."""
+    """Edits drawn at once for each row; every good one is passed on, for a selector to choose."""
     attempts: Annotated[int, Ge(1), Le(20)] = 1
-    """How often at most; again, with new seeds, go only rows of which no edit was good."""
+    """Most rounds of edits; only rows without a good edit get another round, with new seeds."""
     check: ChatBackend | None = None
-    """A chat model that says whether an edit is good, so that another can be tried; none: whatever
-    changed one place passes, and the verifier at the end of the chain says so once."""
+    """A chat model that judges each edit, so that a bad one can be tried again. Without it every
+    edit that changed one place passes, and the verifier at the end of the chain judges it once."""
     check_prompt: PromptField = field(default_factory=lambda: Prompt("verify_edit"))
     """What that model is told."""
     check_votes: Annotated[int, Ge(1)] = 1
-    """Its replies for each edit; more than half must be for it."""
+    """Replies asked of it for each edit; more than half must be in favour."""
     check_sampling: Sampling = field(default_factory=Sampling)
     """How its replies are drawn; several votes need a temperature above 0."""
     max_elongation: Annotated[float, Ge(1), Le(10)] = 3.0
     """Longest side by shortest that is still edited; beyond it editors were not trained."""
     max_shift: Annotated[float, Ge(0), Le(0.2)] = 0.03
-    """How far a corner may have moved, as a share of the diagonal, to be put back."""
+    """Farthest that a corner may have moved, as a share of the diagonal, to be moved back."""
     visible_delta: Annotated[float, Gt(0), Le(100)] = 10.0
     """CIE76 colour difference, after a blur, from which a place counts as changed."""
     min_change: Annotated[float, Gt(0), Le(1)] = 0.0005
     """Smallest share of the image that must have changed (in the region, where there is one)."""
     max_change: Annotated[float, Ge(0), Le(0.5)] = 0.5
-    """Largest share of the image that may have changed; at most half, or nothing could be told
-    from a change of tint."""
+    """Largest share of the image that may have changed; at most half, beyond which a change cannot
+    be told from a shift of tint."""
     reach: Annotated[float, Ge(0), Le(2)] = 0.25
-    """How far beyond an annotated region a change may go, as a share of that region's diagonal: a
-    thing that takes another's place has a shape of its own."""
+    """How far beyond an annotated region a change may reach, as a share of that region's diagonal:
+    the new thing may have another shape than the old one."""
     max_outside: Annotated[float, Ge(0), Le(1)] = 0.002
     """Largest share of the image that may have changed beyond that."""
     max_tint: Annotated[float, Ge(0), Le(255)] = 20.0
-    """Levels of 255 by which a channel of the whole image may have changed; the change itself is
-    taken off again."""
+    """Levels of 255 by which a channel of the whole image may have shifted; the shift is then
+    removed."""
     min_similarity: Annotated[float, Ge(-1), Le(1)] = 0.5
-    """Least structural similarity outside the change: below it, the ground was painted anew."""
+    """Least structural similarity outside the change; below it, the background was repainted."""
     margin: Annotated[float, Ge(0), Le(0.1)] = 0.01
-    """How much wider than the change what is taken from the edit is, as a share of the diagonal."""
+    """Margin around the change that is also taken from the edit, as a share of the diagonal."""
     composite: bool = True
-    """Whether the original's pixels are kept outside the change. If not, the whole edit is taken,
-    and the original is resampled as the edit was, so that one is not sharper than the other."""
+    """Whether to keep the original's pixels outside the change. If not, the whole edit is taken,
+    and the original is resampled as the edit was, so that neither is sharper than the other."""
 
     def __post_init__(self) -> None:
         """ValueError for settings that cannot work together."""
@@ -154,8 +154,8 @@ class Editor(Stage[PlannedEdit, Candidate]):
                 found.append(
                     Drop(
                         Reason.EXTREME_ASPECT,
-                        f"the image is {size}, {elongation(size):.2f} to 1; edited are at most "
-                        f"{self.max_elongation:g} to 1",
+                        f"the image is {size}, {elongation(size):.2f} to 1; at most "
+                        f"{self.max_elongation:g} to 1 is edited",
                     )
                 )
             elif length > self.backend.max_tokens:
@@ -227,7 +227,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
                 f"{self.max_shift:.2%}",
             )
         back = work.canvas.restore(moved.undone(edited, work.placed))
-        # The original after the same resampling: what is left is the editor's doing.
+        # The original after the same resampling: remaining differences are the editor's.
         like = work.canvas.restore(work.placed)
         cast = tint(like, back)
         changed = visible_change(like, back, self.visible_delta)
@@ -271,7 +271,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
         return reach
 
     def _misdeed(self, record: PlannedEdit, found: _Findings) -> Drop | None:
-        """What an edit did that it should not, or did not that it should."""
+        """What is wrong with an edit, if anything: drift, or no visible change."""
         where = f"the {record.regions[0].label}" if record.regions else "the image"
         tinted = max(abs(level) for level in found.tint)
         if tinted > self.max_tint:
@@ -329,7 +329,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What was measured of an edit; shares of the image, levels of 255."""
+    """Measurements of an edit; shares of the image, levels of 255."""
 
     inside: float
     outside: float

@@ -17,9 +17,9 @@ from stages.pixels import decode, encode_pair
 class Flipper(RecordStage[Seed, Candidate]):
     """Mirror the image left to right, and "left" and "right" in the answer.
 
-    Dropped are answers without a side, answers whose side words may be something else or that the
-    mirror leaves true ("left and right"), prompts that name a side themselves, and things that the
-    annotation shows in both halves.
+    Drops answers without a side, answers whose side words may mean something else or that stay true
+    in the mirror ("left and right"), prompts that name a side themselves, and things annotated in
+    both halves.
     """
 
     def process_one(self, record: Seed) -> Sequence[Candidate] | Drop:
@@ -27,7 +27,7 @@ class Flipper(RecordStage[Seed, Candidate]):
         asked = wording.read_sides(record.prompt)
         if asked.sides or asked.doubt:
             word = asked.sides[0].text if asked.sides else asked.doubt
-            return Drop(Reason.SIDE_IN_PROMPT, f"the prompt speaks of a side: {word}")
+            return Drop(Reason.SIDE_IN_PROMPT, f"the prompt names a side: {word}")
         reading = wording.read_sides(record.chosen)
         if reading.doubt:
             return Drop(Reason.NO_SIDE_WORD, reading.doubt)
@@ -58,7 +58,7 @@ class Flipper(RecordStage[Seed, Candidate]):
 
 
 def _on_both_sides(seed: Seed, reading: wording.SideReading) -> str | None:
-    """A label said to be on a side of which several are annotated, in both halves."""
+    """A label that the answer places on one side and that is annotated in both halves."""
     middle = seed.width / 2
     clauses = [wording.side_clause(seed.chosen, side) for side in reading.sides]
     for region in seed.regions:

@@ -1,4 +1,4 @@
-"""A pair that the input brought, as a candidate: both images at one size, in one codec."""
+"""Makes a candidate of a pair that the input brings: both images at one size, in one codec."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from stages.wording import difference
 class UseGivenNegative(RecordStage[Seed, Candidate]):
     """Makes a candidate of a row that has a given negative (MVC's sources, SymMPO, pair tables).
 
-    The given negative gets the size of the original: a difference in size is one that a model can
-    learn instead of the content. What was changed is read off the two answers.
+    The given negative gets the size of the original, because a model could learn a difference in
+    size instead of one in content. What changed is read off the two answers.
     """
 
     fit: Literal["cover", "stretch"] = "cover"
@@ -30,7 +30,7 @@ class UseGivenNegative(RecordStage[Seed, Candidate]):
     max_loss: Annotated[float, Ge(0), Lt(1)] = 0.3
     """Greatest share of the given negative that `cover` may cut off; above, the row is dropped."""
     default_kind: Kind = Kind.OBJECT
-    """Kind of contrast of rows that do not say."""
+    """Kind of contrast of rows that do not name one."""
     needs_answer: bool = True
     """Drop rows without an answer to the other image; a later stage may write it otherwise."""
 
@@ -101,7 +101,7 @@ class UseGivenNegative(RecordStage[Seed, Candidate]):
 
 
 def _changed(chosen: str, counterfactual: str) -> tuple[str, str]:
-    """The words in which the answers differ, of each; whole answers where none can be told."""
+    """The words of each answer in which they differ; the whole answers if none can be found."""
     spans = difference(chosen, counterfactual)
     if spans is None:
         return chosen, counterfactual

@@ -1,7 +1,7 @@
-"""Objects taken out of the image: the OBJECT contrast. Knows records, not models.
+"""Takes objects out of the image: the OBJECT contrast. Knows records, not models.
 
-The recipe is AdaViP's (vision preference by removal): the image without a thing that the answer
-speaks of is one for which the answer is false.
+As in AdaViP (vision preference by removal): without a thing that the answer mentions, the answer is
+false of the image.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ BoolMask = NDArray[np.bool_]
 
 @runtime_checkable
 class InpainterModel(Model, Protocol):
-    """What fills holes."""
+    """A model that fills holes."""
 
     def fill(
         self, images: Sequence[Pixels], masks: Sequence[BoolMask], avoid: Sequence[BoolMask]
     ) -> list[Pixels]:
-        """Each image with the pixels of its bool [H, W] mask replaced by a plausible ground.
+        """Each image with the pixels of its bool [H, W] mask replaced by a plausible background.
 
-        What it does outside the mask is ignored. `avoid` (bool [H, W] too) marks other things, of
-        which a backend that copies must make no second ones; a backend may ignore it.
+        Changes outside the mask are ignored. `avoid` (bool [H, W] too) marks other things: a
+        backend that fills by copying must not copy them; others may ignore it.
         """
 
 
@@ -46,18 +46,18 @@ class Inpainter(Stage[Segmented, Candidate]):
     """Removes the region of each record from its image."""
 
     backend: BackendSettings[InpainterModel]
-    """What fills the hole."""
+    """The model that fills the hole."""
     dilation: Annotated[float, Ge(0), Le(0.1)] = 0.008
     """How far the mask is grown, as a share of the image's diagonal: past the object's halo."""
     shadow: Annotated[float, Ge(0), Le(0.1)] = 0.008
     """How much farther it is grown downwards, for the shadow where the object stands; same unit."""
     max_area: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Greatest area of the grown mask, as a share of the image: the rest must tell what to
-    fill in."""
+    """Largest area of the grown mask, as a share of the image: the rest must show what to fill it
+    with."""
     counterfactual: Literal["absence", "none"] = "absence"
-    """The answer that is true of the new image: "There is no red stool in the image.", or none.
-    Also none where another thing, annotated or found, fits the label, where the answer speaks of
-    several, and for parts and kinds of things ("wheel", "animal"), of which there may be more."""
+    """Whether to write an answer that is true of the new image: "There is no red stool in the
+    image." None is written if another thing, annotated or detected, fits the label, if the answer
+    mentions several, or for parts and kinds of things ("wheel", "animal"): more may remain."""
 
     def open(self, device: Device) -> None:
         """Load the backends, and the rules on words."""
@@ -83,7 +83,7 @@ class Inpainter(Stage[Segmented, Candidate]):
         return [hole if isinstance(hole, Drop) else [next(made)] for hole in outcomes]
 
     def _hole(self, record: Segmented) -> BoolMask | Drop:
-        """The grown mask, if the removal would be an honest and feasible one."""
+        """The grown mask, or why the region cannot be removed."""
         seed, region = record.seed, record.region
         if region.mask is None:
             raise ValueError(f"region {region.label!r} of seed {seed.seed_id} has no mask")
@@ -126,7 +126,7 @@ class Inpainter(Stage[Segmented, Candidate]):
         )
 
     def _answer(self, record: Segmented) -> str | None:
-        """The sentence of absence, unless what may still be there would make it a lie."""
+        """The sentence of absence; None if something still in the image might make it false."""
         region = record.region
         stays = any(_is_twin(other, region) for other in record.others) or wording.may_stay(
             record.seed.chosen, region.label, [other.label for other in record.others]
@@ -135,7 +135,7 @@ class Inpainter(Stage[Segmented, Candidate]):
 
 
 def absence(label: str) -> str:
-    """The sentence that says that it is not there: "There are no dogs in the image."."""
+    """The sentence that says that the thing is absent: "There are no dogs in the image."."""
     name = plain_label(label)
     return f"There {'are' if _is_plural(name) else 'is'} no {name} in the image."
 
@@ -169,7 +169,7 @@ def _is_twin(other: Thing, region: Region) -> bool:
 
 
 def _other_things(record: Segmented) -> BoolMask:
-    """The boxes of the image's other things, but for those the region stands in or on."""
+    """The boxes of the image's other things, except those that the region stands in or on."""
     seed, own = record.seed, record.region.box
     things = np.zeros((seed.height, seed.width), dtype=bool)
     for other in record.others:

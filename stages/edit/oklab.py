@@ -1,8 +1,8 @@
 """Oklab, and the basic colour term that people would use for a colour.
 
 Oklab (Ottosson 2020, "A perceptual color space for image processing"): equal distances look about
-equally different, L is 0 to 1, chroma about 0 to 0.3, and a scaling of light scales L and chroma
-alike. Knows arrays, not records.
+equally different, L is 0 to 1, chroma about 0 to 0.3, and scaling the light scales L and chroma by
+one factor. Knows arrays, not records.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _mix(matrix: Floats, values: Floats) -> Floats:
 
 
 def into_gamut(lab: Floats) -> Floats:
-    """Less chroma where sRGB cannot show it, so that hue and lightness stay."""
+    """Reduce chroma where sRGB cannot show it; hue and lightness stay."""
     lab = lab.copy()
     lab[..., 0] = np.clip(lab[..., 0], 0, 1)
     for _ in range(6):
@@ -120,8 +120,8 @@ def color_index(name: str) -> int:
 def has_color(pixels: Pixels, name: str) -> NDArray[np.bool_]:
     """Whether each pixel of [..., 3] would be called by a basic colour term, in a photo.
 
-    The nearest example decides. White things are mostly in some shade in photos, or tinted by the
-    light: for white, light grays and creams count too.
+    The nearest example decides. In photos white things are mostly shaded or tinted by the light, so
+    light grays and creams count as white too.
     """
     found: NDArray[np.bool_] = name_map(pixels) == color_index(name)
     if name != "white":

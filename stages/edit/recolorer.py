@@ -1,7 +1,7 @@
 """Change the colour that the answer gives to a region, in the image and in the answer.
 
-Colours are compared and changed in Oklab. Shading is kept, because a scaling of light scales
-lightness and chroma alike there.
+Colours are compared and changed in Oklab, which keeps the shading: there, scaling the light scales
+lightness and chroma by one factor.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _TARGETS = {
     "pink": "f582af",
     "brown": "6b452a",
 }
-"""The colour steered for. Gray is none: it reads as faded."""
+"""The colours to aim at. Gray is not one of them: it looks faded."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,17 @@ class Recolorer(RecordStage[Segmented, Candidate]):
     the answer gives the region several colours."""
     max_around: Annotated[float, Gt(0)] = 1.0
     """The share of pixels around the region that have the named colour must stay below this
-    multiple of the share inside. Where the surroundings have it as much, a mask cut by colour (such
-    as GrabCut's) cannot be trusted; raise it for a segmenter that can."""
+    multiple of the share inside. If the surroundings have as much of it, a mask cut by colour (such
+    as GrabCut's) cannot be trusted; raise this for segmenters that do not cut by colour."""
     max_left: Annotated[float, Ge(0), Le(1)] = 0.12
     """Largest share of the region's pixels that may have the named colour afterwards."""
     min_named: Annotated[float, Ge(0), Le(1)] = 0.6
-    """Smallest share of the changed pixels that must be called by the new colour's name."""
+    """Smallest share of the changed pixels that must have the new colour by name."""
     min_distance: Annotated[float, Ge(0)] = 0.2
     """Smallest distance in Oklab between the old and the new colour."""
     max_gain: Annotated[float, Ge(1)] = 1.4
-    """Largest factor by which lightness is raised, and lowered twice that far at most (darkening
-    keeps shading, lightening lifts noise)."""
+    """Largest factor by which lightness is raised; it may be lowered by twice that (darkening keeps
+    shading, lightening amplifies noise)."""
     feather_px: Annotated[float, Gt(0)] = 2.0
     """Width of the soft edge, inside the mask, in pixels."""
 
@@ -139,7 +139,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
                 edited[crop] = result
                 return [_candidate(record, words[source], source, target, edited)]
             tried.append(trouble)
-        detail = "; ".join(tried) or f"no other colour is in reach of this {source}"
+        detail = "; ".join(tried) or f"no other colour can be reached from this {source}"
         return Drop(Reason.COLOR_MISMATCH, detail)
 
     def _source(self, pixels: Pixels, words: dict[str, list[Span]]) -> str | Drop:
@@ -158,7 +158,7 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         )
 
     def _alike_around(self, weight: Floats, inside: Bools, band: int) -> str | None:
-        """Whether the colour sets the region apart; in words why not."""
+        """Why the colour does not set the region apart from its surroundings; None if it does."""
         kernel = np.ones((2 * band + 1, 2 * band + 1), np.uint8)
         ring = (cv2.dilate(inside.astype(np.uint8), kernel) > 0) & ~inside
         if not ring.any():
@@ -166,10 +166,10 @@ class Recolorer(RecordStage[Segmented, Candidate]):
         within, around = float((weight[inside] > 0.5).mean()), float((weight[ring] > 0.5).mean())
         if around < self.max_around * within:
             return None
-        return f"{around:.2f} of the surroundings have it, {within:.2f} of the region"
+        return f"{around:.2f} of the surroundings have the colour, {within:.2f} of the region"
 
     def _reaches(self, base: Floats, source: str, target: str) -> bool:
-        """Whether the region's own colour, changed, would be called by the target's name."""
+        """Whether the region's colour, once changed, would have the target's name."""
         changed = self._recolor(base[None, None], base, source, target)
         seen = to_oklab(to_rgb(changed))[0, 0]
         away = float(np.linalg.norm(seen - base))
@@ -245,11 +245,13 @@ def _named_colors(record: Segmented) -> dict[str, list[Span]] | Drop:
             )
     for name in list(found):
         if new[name] > 1:
-            return Drop(Reason.AMBIGUOUS_REGION, f"the answer speaks of {new[name]} {name} ones")
+            return Drop(Reason.AMBIGUOUS_REGION, f"the answer mentions {new[name]} {name} ones")
         if name in {c.name for c in wording.pronoun_colors(seed.chosen)}:
             return Drop(Reason.NO_COLOR_WORD, f'"it is {name}": no rule says what "it" is')
         if _said_elsewhere(seed.chosen, wording.head_noun(region.label), name, found[name]):
-            return Drop(Reason.NO_COLOR_WORD, f"{name} is also said of what no rule can tell")
+            return Drop(
+                Reason.NO_COLOR_WORD, f"{name} is also said of something that no rule recognises"
+            )
         if any(name in m.color_names for m in _mentions(seed.prompt, region)):
             return Drop(Reason.NO_COLOR_WORD, f"the prompt itself says {name}")
     if not found:
@@ -258,7 +260,7 @@ def _named_colors(record: Segmented) -> dict[str, list[Span]] | Drop:
 
 
 def _said_elsewhere(text: str, noun: str, name: str, spans: Sequence[Span]) -> bool:
-    """Whether the colour stands elsewhere without another thing to go with: "car, painted red".
+    """Whether the colour occurs elsewhere without belonging to another thing: "car, painted red".
 
     Parts ("its handle is red") are not other things: they change with the region.
     """

@@ -1,10 +1,10 @@
-"""How far an edited image has slid and grown against its original, and the way back.
+"""How far an edited image is shifted and enlarged against its original, and how to undo it.
 
 Editors move images by some pixels and enlarge them by some tenths of a percent, even at their own
 sizes (QwenLM/Qwen-Image issues 160 and 229). The movement is found in three steps: by phase
-correlation (Kuglin and Hines, 1975) of the whole, then of tiles, which tell how much of the image
-agrees, then by robust least squares on the grey values (Lucas and Kanade, 1981), which is exact to
-hundredths of a pixel. What the edit itself changed is an outlier to all three.
+correlation (Kuglin and Hines, 1975) of the whole, then of tiles, which show how much of the image
+agrees, then by robust least squares on the grey values (Lucas and Kanade, 1981), exact to
+hundredths of a pixel. All three treat the part that was edited as an outlier.
 
 Knows arrays. Both images are uint8 [H, W, 3] RGB of one size.
 """
@@ -25,17 +25,17 @@ from stages.pixels import Pixels
 Plane = NDArray[np.float32]
 
 _HALVED = 384
-"""Shortest side in pixels from which images are compared at half their size: a quarter of the
-time, and what an editor's decoder does to single pixels is averaged away."""
+"""Shortest side in pixels from which images are compared at half their size: that takes a quarter
+of the time and averages out the decoder's noise on single pixels."""
 _TILE = 96
-"""Side of a tile in the pixels that are compared: there is some structure in most."""
+"""Side of a tile in the pixels that are compared: large enough that most have some structure."""
 _AGREES = 0.5
-"""Distance from the fit up to which a tile agrees with it, in the pixels that are compared. An
-edit moves what it moves by far more."""
+"""Distance from the fit up to which a tile agrees with it, in the pixels that are compared. What an
+edit moves on purpose moves much farther."""
 _FLAT = 2.0
-"""Standard deviation in grey levels below which there is nothing to go by."""
+"""Standard deviation in grey levels below which a tile shows too little to be compared."""
 _NOTHING = 0.1
-"""Pixels by which the farthest corner must have moved for the image to be resampled."""
+"""Least movement of the farthest corner, in pixels, for which the image is resampled."""
 _SMOOTHING = 1.5
 """Sigma in pixels of the blur before least squares: they see about twice as far."""
 _ROUNDS = 5
@@ -54,7 +54,7 @@ class Movement:
     """Enlargement about the middle of the image; 1 is none."""
     confidence: float
     """Share of the structured tiles that moved so, 0 to 1 (in images too small for tiles, the
-    height of the correlation's peak); 0 where nothing could be told."""
+    height of the correlation's peak); 0 if no movement could be measured."""
 
     def __str__(self) -> str:
         """For provenance: "1.25,-0.50 x1.0021"."""
@@ -69,7 +69,7 @@ class Movement:
         )
 
     def undone(self, moved: Pixels, original: Pixels) -> Pixels:
-        """The moved image, back where it was; what it lost on the way is the original's."""
+        """The image with the movement undone; pixels that left it are filled from the original."""
         height, width = moved.shape[:2]
         if self.farthest(width, height) < _NOTHING:
             return moved
@@ -80,7 +80,7 @@ class Movement:
         return filled
 
     def kept(self, width: int, height: int) -> Box:
-        """What of an image of this size is still in view after the movement, in whole pixels."""
+        """The part of an image of this size still in view after the movement, in whole pixels."""
         if self.farthest(width, height) < _NOTHING:
             return Box(0, 0, width, height)
         (x0, x1), (y0, y1) = (
@@ -100,8 +100,8 @@ def _kept(side: int, shift: float, zoom: float) -> tuple[int, int]:
 def movement(original: Pixels, edited: Pixels, min_confidence: float = 0.25) -> Movement:
     """How `edited` has moved against `original`, sub-pixel.
 
-    Without movement where the confidence is below `min_confidence`: then there is nothing that
-    could safely be undone. ValueError if the sizes differ.
+    No movement is returned if the confidence is below `min_confidence`, since none can safely be
+    undone. ValueError if the sizes differ.
     """
     if original.shape != edited.shape:
         raise ValueError(f"edited image is {edited.shape}, the original {original.shape}")
@@ -181,7 +181,7 @@ def _agreed(still: Plane, moved: Plane) -> Movement:
     agree = np.zeros(len(tiles), dtype=bool)
     for _ in range(10):
         distance = np.hypot(*(shifts - system @ solution).reshape(2, -1))
-        # From the half that lies nearest to those that agree to the fraction of a pixel.
+        # Start from the nearest half, end with those that agree to a fraction of a pixel.
         nearer = distance <= max(_AGREES, float(np.median(distance)))
         if np.array_equal(nearer, agree):
             break
@@ -221,7 +221,7 @@ def _refined(still: Plane, moved: Plane, start: Movement) -> Movement:
     found = start
     for _ in range(_ROUNDS):
         back = _warped(moved, found)
-        # The derivative of both: that of one alone is biased where the two differ in sharpness.
+        # The derivative of both: one image's alone is biased if the two differ in sharpness.
         both = (back + still) / 2
         right, down = (cv2.Sobel(both, cv2.CV_32F, *d, ksize=3, scale=1 / 8) for d in _AXES)
         slopes = np.stack([s[rim].ravel() for s in (right, down, (right * x + down * y) / half)])

@@ -1,4 +1,4 @@
-"""Images painted from descriptions: OViP's negatives (arXiv 2505.15963). Knows no models."""
+"""Paints images from descriptions: OViP's negatives (arXiv 2505.15963). Knows no models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.edit.canvas import Size, covered, elongation
 from stages.pixels import Pixels, decode, encode_jpeg
 
 MULTIPLE = 16
-"""What the sides of a painted image are whole multiples of: latents are an eighth, in twos."""
+"""Sides of painted images are multiples of this: latents are an eighth as long, in patches of 2."""
 
 
 @runtime_checkable
@@ -49,10 +49,9 @@ class SynthesizerBackend(BackendSettings[SynthesizerModel], Protocol):
 class Synthesizer(Stage[Described, Candidate]):
     """Paints each description, and brings original and painting to one size.
 
-    OViP paints 384 x 384 and leaves the original as it is. Then the size of the image alone tells
-    which is which, as does sharpness where one is enlarged to the other. Here both end at the same
-    size, and neither is ever enlarged: the original is reduced to the painting's size, or, where it
-    is smaller, the painting to the original's.
+    OViP paints 384 x 384 and leaves the original as it is, so the size alone tells the two apart;
+    so would sharpness if one were enlarged to match. Here both end at the same size and neither is
+    ever enlarged: the larger one is reduced to the size of the smaller.
     """
 
     backend: SynthesizerBackend
@@ -60,13 +59,14 @@ class Synthesizer(Stage[Described, Candidate]):
     side: Annotated[int, MultipleOf(16), Ge(64), Le(4096)] = 384
     """Side of a painted square, in pixels; other shapes get about the same area."""
     shape: Literal["original", "square"] = "original"
-    """"original" paints in the original's shape, of which at most a rim of some pixels is lost.
-    "square", as OViP does, cuts the original to its middle square, which may cost what the answer
-    speaks of."""
+    """"original" paints in the original's shape, which loses a rim of a few pixels at most.
+    "square", as OViP does, crops the original to its middle square, which may cut off what the
+    answer mentions."""
     num_images: Annotated[int, Ge(1), Le(16)] = 1
-    """Paintings of each description; all go on, for a selector to choose from."""
+    """Paintings of each description; all are passed on, for a selector to choose."""
     max_elongation: Annotated[float, Ge(1), Le(10)] = 3.0
-    """Longest side by shortest that is painted; models were trained to about this."""
+    """Largest ratio of longer to shorter side that is painted; models were trained up to about
+    this."""
 
     def process(self, batch: Sequence[Described]) -> Sequence[Sequence[Candidate] | Drop]:
         """The paintings of each row, or why there are none; those of one size in one call."""
@@ -100,8 +100,8 @@ class Synthesizer(Stage[Described, Candidate]):
                 found.append(
                     Drop(
                         Reason.EXTREME_ASPECT,
-                        f"the image is {own}, {elongation(own):.2f} to 1; painted are at most "
-                        f"{self.max_elongation:g} to 1",
+                        f"the image is {own}, {elongation(own):.2f} to 1; at most "
+                        f"{self.max_elongation:g} to 1 is painted",
                     )
                 )
             elif length > self.backend.max_tokens:
@@ -126,7 +126,7 @@ class Synthesizer(Stage[Described, Candidate]):
 
 
 def _seed(record: Described, number: int) -> int:
-    # One seed may have several descriptions; with one noise they would get one composition.
+    # One seed may have several descriptions; the same noise would give them one composition.
     stage = f"synthesizer {content_id(record.description)}"
     return row_seed(record.seed.run_seed, record.seed.seed_id, stage, number)
 

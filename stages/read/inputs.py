@@ -18,8 +18,8 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hub"}
 """Which extra of this project brings the file system of a URL scheme."""
 
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
-"""What a wrong path in a row looks like. Anything else (permission, input/output error, a network
-that is down) is trouble of the machine and must not pass for thousands of missing images."""
+"""Errors that mean a wrong path in a row. Any other error (permission, input/output, a network that
+is down) is the machine's, and must not be counted as thousands of missing images."""
 
 _REMOTE_READS = 8
 """Files fetched at once from an object store, where latency is most of the time."""
@@ -32,8 +32,8 @@ class MissingExtraError(ValueError):
 def filesystem_of(url: str) -> tuple[Any, str]:
     """The fsspec file system of a local path or URL, and the path inside it.
 
-    `MissingExtraError` with the install line if its package is absent, `ValueError` if nobody knows
-    the scheme.
+    `MissingExtraError` with the install line if its package is not installed, `ValueError` for an
+    unknown scheme.
     """
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
@@ -48,7 +48,7 @@ def filesystem_of(url: str) -> tuple[Any, str]:
 def read_files(paths: Sequence[str]) -> list[bytes | None]:
     """Contents of local paths or URLs, in order; None where there is no such file.
 
-    Whatever else goes wrong raises.
+    Any other failure raises.
     """
     contents: dict[str, bytes | None] = {}
     remote = sorted({path for path in paths if "://" in path})

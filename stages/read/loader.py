@@ -1,6 +1,6 @@
-"""Load: read a seed's image, see that it is whole, and bring it into the one form all stages take.
+"""Load: read a seed's image, check that it is whole, and bring it into the form all stages take.
 
-Nothing here decides what an image shows; only whether it is an image that can be worked on.
+Checks whether an image can be used, not what it shows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stages.read.inputs import read_embedded, read_files
 from stages.read.rgb import to_rgb
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that Pillow decodes itself. Others start programs (EPS) or are no images (MPEG)."""
+"""Formats that Pillow decodes itself. Others start programs (EPS) or are not images (MPEG)."""
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 
 _BROKEN = (
@@ -46,8 +46,8 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's decoders raise on damaged data: each is the row's own fault. Out of memory and
-whatever else may come up are not among them. (Tried with thousands of damaged files.)"""
+"""What Pillow's decoders raise on damaged data: the row is at fault. Out of memory and other errors
+are not among them. (Tried with thousands of damaged files.)"""
 
 _BIT_DEPTH_AT = 24
 """Byte of a PNG that holds the bits per channel (in IHDR, which is always first)."""
@@ -61,14 +61,14 @@ _UPRIGHT = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation; 1 and values that do not exist need nothing."""
+"""The transposition that undoes each EXIF orientation; 1 and undefined values need none."""
 _LYING = (5, 6, 7, 8)
-"""Orientations in which rows and columns change places."""
+"""Orientations that swap rows and columns."""
 
 
 @dataclass(frozen=True)
 class Loader(Stage[SeedRef, Seed]):
-    """Reads the images of seeds. Rows with a defect, or an image that will not do, are dropped.
+    """Reads the images of seeds. Drops rows with a defect or an unusable image.
 
     An image that cannot be read for a reason outside the row (permission, network) raises.
     """
@@ -80,7 +80,7 @@ class Loader(Stage[SeedRef, Seed]):
     max_pixels: Annotated[int, Ge(1), Le(178_956_970)] = 100_000_000
     """Largest image that is decoded, in pixels; read from its header. At most Pillow's own."""
     given_negative: bool = False
-    """Whether the other image of rows that are pairs is read, too."""
+    """Whether to read the second image of rows that are pairs as well."""
 
     def process(self, batch: Sequence[SeedRef]) -> Sequence[Sequence[Seed] | Drop]:
         """The seeds, each with its image, or why there is none."""
@@ -142,14 +142,14 @@ class Loader(Stage[SeedRef, Seed]):
         )
 
     def _image(self, data: bytes) -> _Loaded | Drop:
-        """Decode fully (only so is damage seen), convert, turn upright, reduce."""
+        """Decode fully (only then does damage show), convert, turn upright, reduce."""
         with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             stored = image.size
             if stored[0] * stored[1] > self.max_pixels:
                 detail = f"{stored[0]}x{stored[1]} pixels; at most {self.max_pixels} are allowed"
                 return Drop(Reason.IMAGE_TOO_LARGE, detail)
             kept = _can_be_kept(image, data)
-            # Pillow turns TIFF by itself.
+            # Pillow turns TIFF upright itself.
             orientation = 1 if image.format == "TIFF" else _orientation(image)
             lying = orientation in _LYING
             full = (stored[1], stored[0]) if lying else stored
@@ -160,8 +160,8 @@ class Loader(Stage[SeedRef, Seed]):
                 detail = f"{full[0]}x{full[1]} pixels{reduced}; no side may be below"
                 return Drop(Reason.IMAGE_TOO_SMALL, f"{detail} {self.min_side}")
             if factor < 1:
-                # JPEG decodes at a half, a quarter or an eighth for less: take the smallest that is
-                # still twice what is wanted, which leaves the sharpness to the filter below.
+                # JPEG decodes faster at a half, a quarter or an eighth of its size: take the
+                # smallest that is still twice the target, so that the filter below does the rest.
                 wanted = (2 * size[0], 2 * size[1])
                 image.draft(None, wanted[::-1] if lying else wanted)
             image.load()
@@ -203,7 +203,7 @@ def _read(images: Sequence[ImageRef]) -> Iterator[bytes | None]:
 
 
 def _can_be_kept(image: PIL.Image.Image, data: bytes) -> bool:
-    """Whether the file itself may serve, if its pixels need no change."""
+    """Whether the file can be kept as it is if its pixels need no change."""
     if image.format not in _KEPT_FORMATS or getattr(image, "n_frames", 1) > 1:
         return False
     return image.format != "PNG" or data[_BIT_DEPTH_AT] == 8
@@ -215,9 +215,9 @@ def _orientation(image: PIL.Image.Image) -> int:
 
 
 def _png(image: PIL.Image.Image) -> bytes:
-    """Without loss, and fast rather than small: the pair is encoded again from these pixels."""
+    """Lossless, fast rather than small: the pair is encoded again from these pixels."""
     sink = io.BytesIO()
-    # Metadata that Pillow would carry over describes the image as it was.
+    # Metadata that Pillow would carry over describes the image before the changes.
     PIL.Image.frombytes("RGB", image.size, image.tobytes()).save(sink, "PNG", compress_level=1)
     return sink.getvalue()
 

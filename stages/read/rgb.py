@@ -13,12 +13,12 @@ _WHITE = (255, 255, 255)
 _PROBE = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1)
 """Colours on which a profile is tried: six steps a channel."""
 _SRGB_TOLERANCE = 2
-"""Levels (of 255) by which a profile may differ from sRGB and still count as it. The many variants
-of sRGB differ by one; the next colour space, Display P3, by thirty."""
+"""Levels (of 255) by which a profile may differ and still count as sRGB. The many variants of sRGB
+differ by one; the nearest other colour space, Display P3, by thirty."""
 
 
 def to_rgb(image: PIL.Image.Image) -> tuple[PIL.Image.Image, bool]:
-    """The loaded image as mode RGB in sRGB, and whether its pixels had to be converted for it.
+    """The loaded image as mode RGB in sRGB, and whether its pixels were converted.
 
     Sixteen bits are scaled, not clipped; transparent parts become white; an embedded colour profile
     is applied. ValueError for kinds of pixels without a defined black and white.
@@ -58,8 +58,7 @@ def _from_wide(image: PIL.Image.Image) -> PIL.Image.Image:
 def _managed(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image | None:
     """The image converted from its profile to sRGB; None where there is nothing to convert.
 
-    A profile that is damaged, or meant for another kind of pixels, is passed over as browsers do:
-    the image is good without it.
+    A profile that is damaged, or meant for another kind of pixels, is ignored, as browsers do.
     """
     if not profile or _is_srgb(profile, image.mode):
         return None
@@ -71,7 +70,7 @@ def _managed(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image |
 
 @lru_cache(maxsize=64)
 def _is_srgb(profile: bytes, mode: str) -> bool:
-    """Whether a profile changes nothing that can be seen; true of one that cannot be used."""
+    """Whether a profile makes no visible difference; true for an unusable one."""
     if mode == "CMYK":
         return False
     probe = PIL.Image.fromarray(_PROBE.reshape(-1, 6, 3)).convert(mode)

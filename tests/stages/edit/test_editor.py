@@ -154,7 +154,7 @@ def test_images_beyond_the_limit_and_instructions_too_long_are_dropped_before_th
     backend = Planted([planted.does_it])
     first, second, third = opened(Editor(backend)).process([wide, long, ANYWHERE])
     assert first == Drop(
-        Reason.EXTREME_ASPECT, "the image is 450x100, 4.50 to 1; edited are at most 3 to 1"
+        Reason.EXTREME_ASPECT, "the image is 450x100, 4.50 to 1; at most 3 to 1 is edited"
     )
     assert second.reason is Reason.TEXT_TOO_LONG
     assert second.detail == "the instruction takes 21 tokens, the editor reads 20"

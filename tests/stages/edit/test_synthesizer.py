@@ -144,7 +144,7 @@ def test_what_cannot_be_painted_is_dropped_before_the_model():
         described(900, 200), described(512, 512, "word " * 11), described(512, 512)
     )
     assert wide == Drop(
-        Reason.EXTREME_ASPECT, "the image is 900x200, 4.50 to 1; painted are at most 3 to 1"
+        Reason.EXTREME_ASPECT, "the image is 900x200, 4.50 to 1; at most 3 to 1 is painted"
     )
     assert long.reason is Reason.TEXT_TOO_LONG
     assert long.detail == "the description takes 11 tokens, the painter reads 10"
