@@ -43,8 +43,6 @@ class RowSampling:
 
     def __init__(self, requests: Sequence[Request[Any]], start: int) -> None:
         """`start` is the length of the padded prompts."""
-        import torch
-
         self._start = start
         self._samplings = [request.sampling for request in requests]
         self._uniform = [
@@ -58,8 +56,6 @@ class RowSampling:
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores [rows, vocabulary] in which only the drawn tokens are left."""
-        import torch
-
         step = input_ids.shape[1] - self._start
         scores = scores.float()
         for row, sampling in enumerate(self._samplings):
