@@ -1,9 +1,9 @@
 """A small world with habits, and a tiny LLaVA-Interleave that grows up in it.
 
 The world: one or two shapes on a background, and four kinds of question. Shapes have habits: the
-star is usually green, usually on the right, there are usually so many of it, and usually the same
-other shape is beside it. `habit` says how usually. A model that sees only such scenes learns to
-answer from the question alone where it can: the language prior that preference losses fight.
+star is usually green, usually on the right, usually as many, and usually beside the same other
+shape. `habit` is the probability of the usual. A model that sees only such scenes learns to answer
+from the question alone where it can: the language prior that preference losses fight.
 
 For `learning.py` and the trainer's tests. Uses the pipeline's scenes and pixels; knows no loss.
 """

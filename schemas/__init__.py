@@ -1,1 +1,1 @@
-"""What flows: records, regions, spans, drops, ids, their Arrow form and their files."""
+"""The records that stages exchange, with regions, spans, drops, ids, Arrow schemas and files."""

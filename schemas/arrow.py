@@ -141,7 +141,7 @@ def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
 
 
 def to_bytes(records: Sequence[object], record_type: type) -> bytes:
-    """Records as one Arrow IPC stream, to travel between processes."""
+    """Records as one Arrow IPC stream, to be sent between processes."""
     table = to_table(records, record_type)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

@@ -1,4 +1,4 @@
-"""The error of a person's making, which every half of the project says in one line."""
+"""The error for a user's mistake, shown as one line by pipeline and trainer alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders on any file system, and files that are there whole or not at all."""
+"""Folders on any file system, with files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _filesystem(url: str) -> tuple[pafs.FileSystem, str]:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder at a local path or a URL (`s3://`, `gs://`), by its text so that it travels."""
+    """A folder at a local path or a URL (`s3://`, `gs://`), held as text so that it can be sent."""
 
     url: str
     """Local path or URL, without a trailing slash."""
@@ -51,19 +51,19 @@ class Folder:
         return f"{self.url}/{name}"
 
     def exists(self, name: str) -> bool:
-        """Whether a file or folder of that name is there."""
+        """Whether a file or folder of that name exists."""
         filesystem, path = self._resolve(name)
         return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
     def names(self, sub: str = "") -> list[str]:
-        """Sorted names of the files in the folder (or in its sub-folder); [] where it is absent."""
+        """Sorted names of the files in the folder (or its sub-folder); [] if it does not exist."""
         filesystem, path = self._resolve(sub)
         selector = pafs.FileSelector(path, allow_not_found=True)
         infos = filesystem.get_file_info(selector)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.File)
 
     def read(self, name: str) -> bytes:
-        """Content of a file; FileNotFoundError if it is absent."""
+        """Content of a file; FileNotFoundError if it does not exist."""
         filesystem, path = self._resolve(name)
         with filesystem.open_input_stream(path, compression=None) as stream:
             return bytes(stream.read())
@@ -84,8 +84,8 @@ class Folder:
         """Write a file so that a reader sees the old content or the new, never a part of it.
 
         On a mounted file system: a temporary file beside it, fsync, rename. On an object store: one
-        upload, which shows when it is whole. Without `durable` there is no fsync: the file outlives
-        the process, but perhaps not the machine.
+        upload, visible once complete. Without `durable` there is no fsync: the file survives a
+        crash of the process, but perhaps not of the machine.
         """
         if not self.local:
             filesystem, path = self._resolve(name)
@@ -97,7 +97,7 @@ class Folder:
 
     @contextmanager
     def replacing(self, name: str, *, durable: bool = True) -> Iterator[Path]:
-        """A temporary path on a mounted file system that becomes the file when the block ends well.
+        """A temporary path on a mounted file system; the file, once the block ends without error.
 
         If the block raises, the temporary file is removed and the old file stays.
         """
@@ -139,13 +139,13 @@ class Folder:
         filesystem.move(path, self._resolve(new_name)[1])
 
     def delete_folder(self, name: str) -> None:
-        """Remove a sub-folder and all in it; nothing happens if it is absent."""
+        """Remove a sub-folder with its content; does nothing if it does not exist."""
         filesystem, path = self._resolve(name)
         if filesystem.get_file_info(path).type == pafs.FileType.Directory:
             filesystem.delete_dir(path)
 
     def delete(self, name: str) -> None:
-        """Remove a file; nothing happens if it is absent."""
+        """Remove a file; does nothing if it does not exist."""
         filesystem, path = self._resolve(name)
         if filesystem.get_file_info(path).type == pafs.FileType.File:
             filesystem.delete_file(path)

@@ -1,8 +1,8 @@
 """Which pairs are held out: one rule for the trainer and for exports.
 
-Source images are held out, not rows, and by their name: a photo has one name in all runs over it,
-whatever codec their recipes write. Pairs of two photos of the input (`retrieval`) bring the fold
-that both were set aside in before they were paired; no draw over one of the two could keep the
+Source images are held out, not rows, and by their name: a photo has the same name in all runs over
+it, whatever codec their recipes write. Pairs of two photos of the input (`retrieval`) carry the
+fold that both photos were assigned to before pairing: a draw over one of the two could not keep the
 other out of the training rows.
 """
 
@@ -18,16 +18,16 @@ FOLD = "fold"
 
 
 def source_image(path: str | None, seed_id: str) -> str:
-    """What a pair's source image is known by: its file name, or the seed's id without one."""
+    """The name that identifies a pair's source image: its file name, else the seed's id."""
     return seed_id if path is None else path
 
 
 def is_held_out(image: str, fold: str | None, share: float, seed: int) -> bool:
-    """Whether a pair is held out, of a split that holds out about `share` of the source images.
+    """Whether a pair is held out by a split that holds out about `share` of the source images.
 
-    `image` is what `source_image` gives. A pair with a `fold` follows it whatever `share` and
-    `seed`; without one, name and seed decide alone, so that what is held out stays so when data is
-    added. A share of 0 is no split: nothing is held out.
+    `image` is the result of `source_image`. A pair with a `fold` follows it, whatever `share` and
+    `seed` are. Otherwise only name and seed decide, so that held-out images stay held out when data
+    is added. A share of 0 holds out nothing.
     """
     if share <= 0:
         return False

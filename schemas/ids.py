@@ -26,8 +26,8 @@ def content_id(*parts: str | bytes | int) -> str:
 def row_seed(run_seed: int, seed_id: str, stage: str, attempt: int = 0) -> int:
     """The 63-bit random seed of one row in one stage.
 
-    It depends on nothing else, so a retry, another machine or another placement draws the same.
-    `attempt` counts deliberate new draws (a failed edit tried again), not retries after a crash.
+    It depends on nothing else, so a retry, another machine or another placement draws the same
+    numbers. `attempt` counts deliberate new draws (a failed edit), not retries after a crash.
     """
     digest = content_id("row_seed", run_seed, seed_id, stage, attempt)
     return int(digest[:16], 16) >> 1

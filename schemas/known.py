@@ -20,7 +20,7 @@ class Region:
     box: Box
     """xyxy pixels of the image of the record that holds the region."""
     mask: Mask | None = None
-    """Its pixels, where somebody segmented it."""
+    """Its pixels, if it was segmented."""
     attributes: tuple[str, ...] = ()
     """Annotated properties: ("red", "wooden")."""
     score: float | None = None
@@ -37,7 +37,7 @@ class Thing:
     box: Box
     """xyxy pixels of the image."""
     mask: Mask | None = None
-    """Its pixels in the whole image, where somebody segmented it."""
+    """Its pixels in the whole image, if it was segmented."""
     attributes: tuple[str, ...] = ()
     """Annotated properties: ("red", "wooden")."""
     origin: str = ANNOTATED
@@ -54,7 +54,7 @@ class Thing:
 
     @property
     def region(self) -> Region:
-        """The thing as pairs hold it: under its label alone."""
+        """The thing as pairs store it: under its label only."""
         score = None if self.origin == ANNOTATED else self.scores[self.label]
         return Region(self.label, self.box, self.mask, self.attributes, score)
 
@@ -74,7 +74,7 @@ class Known:
         )
 
     def others(self, of: int) -> tuple[Thing, ...]:
-        """All but the thing of that index and what is known to be the same thing."""
+        """All things except the one of that index and its duplicates under other labels."""
         first = self._first(of)
         return tuple(thing for i, thing in enumerate(self.things) if self._first(i) != first)
 
@@ -84,7 +84,7 @@ class Known:
         return index if same_as is None else same_as
 
     def with_masks(self, masks: Mapping[int, Mask]) -> Known:
-        """The same things, some of them with a mask (by index) that was found since."""
+        """The same things, with the new masks, given by index, filled in."""
         return Known(
             tuple(
                 replace(thing, mask=masks[i]) if i in masks else thing

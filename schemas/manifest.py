@@ -1,7 +1,7 @@
 """The manifest of a run: its input rows without pixels, one Parquet file per shard.
 
-The driver writes it once, before any work; each worker reads the one file of its shard. So what a
-shard is never depends on the input being read again in the same order.
+The driver writes it once, before any work; each worker reads the one file of its shard. So a
+shard's rows never depend on reading the input again in the same order.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def write_seeds(folder: Folder, shard: int, seeds: Sequence[SeedRef]) -> None:
 
 def read_seeds(folder: Folder, shard: int) -> list[SeedRef]:
     """The rows of a shard, in input order; FileNotFoundError if it was never written."""
-    # From a native file, in this thread: a pool thread that lets go of Python's bytes while the
-    # interpreter ends aborts the process, after its work is done and with the wrong exit status.
+    # From a native file, in this thread: a pool thread that frees Python's bytes while the
+    # interpreter shuts down aborts the process, with its work done and the wrong exit status.
     with folder.open(seeds_path(shard)) as source:
         table = pq.ParquetFile(source).read(use_threads=False)
     return from_table(table, SeedRef)

@@ -1,4 +1,4 @@
-"""The one sentence about a name that nobody knows: a stage, key, format, preset or family."""
+"""The error message for an unknown name: a stage, key, format, preset or family."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def unknown_key(settings: type[Any], place: Sequence[str | int]) -> str:
 
 
 def keys_at(settings: type[Any], place: Sequence[str | int]) -> list[str]:
-    """Keys that may stand at a place in settings, a dataclass or a pydantic model."""
+    """Keys allowed at a place in settings, a dataclass or a pydantic model."""
     here = [settings]
     for part in place:
         deeper = [x for c in here for x in settings_in(get_type_hints(c).get(str(part)))]
-        # Which of several classes it is (`tune.lora`), the number or the key of an entry stand in
-        # a place as well, and lead no deeper.
+        # A place also holds the class chosen from several (`tune.lora`) and the number or key of
+        # an entry; these lead no deeper.
         chosen = [c for c in here if part in _tags(c)]
         here = deeper or chosen or here
     return list(dict.fromkeys(key for c in here for key in keys_of(c)))

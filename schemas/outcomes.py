@@ -61,7 +61,7 @@ FlowRecord = (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all rows of one recipe in one run share."""
+    """The facts that all rows of one recipe in one run share."""
 
     recipe: str
     """Recipe name, as in `Pair.recipe`."""
@@ -112,7 +112,7 @@ def seed_of(record: FlowRecord) -> Seed | SeedRef:
 
 
 def images_of(record: FlowRecord) -> tuple[Image, ...]:
-    """The images that stages which take this record look at; none while they are unread."""
+    """The images that a stage decodes when it takes this record; none before they are read."""
     match record:
         case SeedRef():
             return ()
@@ -172,13 +172,13 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
 def pair_from_row(row: dict[str, Any]) -> Pair:
     """The `Pair` of an accepted row, of a part or of `data/`.
 
-    A row of schema 2 has no `rejected_spans`; there they are None, as where they are not known.
+    A row of schema 2 has no `rejected_spans`; they are None there, as if unknown.
     """
     return from_row(Pair, {"rejected_spans": None, **row})
 
 
 def _columns(record: FlowRecord) -> dict[str, Any]:
-    """What a record knows of `Pair`'s columns, each kind of record adding to the one it holds."""
+    """The columns of `Pair` that a record knows; each kind of record adds to the one it holds."""
     match record:
         case SeedRef():
             return _seed_columns(record)

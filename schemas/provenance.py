@@ -1,4 +1,4 @@
-"""How a row came to be, as every row says it of itself. Knows neither stages nor images."""
+"""How a row was made; stored in every row. Knows neither stages nor images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How a row came to be; with the input row it is enough to make the row again."""
+    """How a row was made; together with the input row, enough to make it again."""
 
     recipe_digest: str
     """Content id of the validated recipe, defaults included."""

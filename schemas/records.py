@@ -10,9 +10,9 @@
     ScoredCandidate -verifier-> VerifiedCandidate -selector-> VerifiedCandidate
     VerifiedCandidate -masker-> SpannedCandidate -> Pair
 
-Those between a seed and its candidate that language models write are in `texts.py`. A record that
-leaves the flow early becomes a `Drop`. `outcomes.py` flattens whatever came last into the columns
-of `Pair`, so that a dropped row is kept with all that was known about it.
+Records that hold what language models write between a seed and its candidate are in `texts.py`. A
+record that leaves the flow early becomes a `Drop`. `outcomes.py` flattens the last record into the
+columns of `Pair`, so that a dropped row keeps everything that was known about it.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class Drop:
     """A judged exit from the flow."""
 
     reason: Reason
-    """What kind of exit; counted in the status."""
+    """The kind of drop; `status` counts them by it."""
     detail: str = ""
-    """One line for a person: the value that decided and the limit it was held against."""
+    """One line for a person: the value that decided, and its limit."""
     evidence: str = ""
-    """What was judged, word for word, where it is not in the record: a model's raw reply."""
+    """The judged text, word for word, if it is not in the record: a model's raw reply."""
 
 
 class Span(NamedTuple):
@@ -131,7 +131,7 @@ class SeedRef:
     license: str | None
     """Licence of the image, as the input states it."""
     defect: Drop | None = None
-    """What the reader already found wrong; the loader drops the row with it."""
+    """A defect that the reader found already; the loader drops the row for it."""
     given_negative: GivenNegativeRef | None = None
     """The other half of the pair, where the input rows are pairs."""
 
@@ -207,9 +207,9 @@ class Grounded:
     seed: Seed
     """The seed."""
     known: Known
-    """All that is annotated, or else found; pixels of `seed.image`."""
+    """Everything annotated or, without annotations, detected; pixels of `seed.image`."""
     targets: tuple[int, ...]
-    """At least one thing that the answer speaks of, as an index into `known`; the best first."""
+    """At least one thing that the answer mentions, as an index into `known`; the best first."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -224,7 +224,7 @@ class Segmented:
     seed: Seed
     """The seed."""
     known: Known
-    """As in `Grounded`, with the masks that were found since."""
+    """As in `Grounded`, with the segmenter's masks filled in."""
     target: int
     """Index of the thing to change; its `mask` is set and has the size of `seed.image`."""
 
@@ -235,7 +235,7 @@ class Segmented:
 
     @property
     def others(self) -> tuple[Thing, ...]:
-        """The other things: those with another box, for the same box is the same thing."""
+        """The things with another box; one with the same box is the same thing."""
         own = self.known.things[self.target].box
         return tuple(thing for thing in self.known.others(self.target) if thing.box != own)
 
@@ -281,11 +281,11 @@ class Candidate:
     rejected_image: Image
     """The near miss: `texts.chosen` is false of it."""
     counterfactual: str | None
-    """An answer true of `rejected_image`; None where the recipe has no way to write one."""
+    """An answer true of `rejected_image`; None if the recipe cannot write one."""
     params: Mapping[str, str]
     """What was drawn or decided for this row alone: {"color": "blue", "offset": "41,-3"}."""
     written: Texts | None = None
-    """Texts that a stage wrote to stand in for the seed's; None where the seed's own are used."""
+    """Texts that a stage wrote in place of the seed's; None if the seed's own are used."""
 
     @property
     def texts(self) -> Texts:

@@ -1,7 +1,7 @@
 """Parquet files: parts (all outcomes of a shard) and data shards (accepted pairs).
 
-Writer options follow what `datasets` itself writes, less content-defined chunking: images are
-stored uncompressed and byte-stable, which lets a store recognise them between versions.
+Writer options are those of `datasets` itself, without content-defined chunking: images are stored
+uncompressed and byte-stable, so that a store can deduplicate them between versions.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def read_part(
 class DataWriter:
     """Writes rows with images as `data/{split}-00000-of-0000N.parquet`, in the order they come.
 
-    The files carry temporary names until `finish`, because N is not known before.
+    The files have temporary names until `finish`, because N is unknown until then.
     """
 
     run: Folder
@@ -244,7 +244,7 @@ def write_data(
 ) -> list[str]:
     """Copy the accepted pairs of the parts, in shard order, into `data/`; returns file names.
 
-    Raises PartError from whatever went wrong with a part.
+    Raises PartError, with its cause, if a part cannot be copied.
     """
     writer = DataWriter(run, writer_name, shard_bytes=shard_bytes)
     names = schema_of(Pair).names

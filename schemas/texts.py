@@ -23,7 +23,7 @@ class Hallucination(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedEdit:
-    """A seed and the one edit that would make its wrong answer right. A planner's conclusion."""
+    """A seed and the one edit that would make its wrong answer right. Written by a planner."""
 
     seed: Seed
     """The seed; it has a `rejected` answer."""
@@ -40,7 +40,7 @@ class PlannedEdit:
 
     @property
     def params(self) -> dict[str, str]:
-        """What a candidate made from this keeps of it in its own `params`."""
+        """The entries that a candidate made from this gets in its `params`."""
         spans = ",".join(f"{start}-{end}" for start, end in self.hallucinated)
         return {"hallucination": str(self.hallucination), "hallucinated": spans}
 
@@ -57,14 +57,14 @@ class SampledAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A seed and what the model that is to be trained says of it (OViP, arXiv 2505.15963)."""
+    """A seed and the answers of the model to be trained (OViP, arXiv 2505.15963)."""
 
     seed: Seed
     """The seed; `seed.chosen` is the reference answer."""
     answers: tuple[SampledAnswer, ...]
     """The different answers, in the order in which they first came; at least one."""
     num_samples: int
-    """Samples asked for; more than the sum of `times` where some came to nothing."""
+    """Samples asked for; more than the sum of `times` if some were unusable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class AnswerPair:
 
     @property
     def seed(self) -> Seed:
-        """The seed, with the answers that it came with."""
+        """The seed, with its own answers."""
         return self.judged.seed
 
     @property
@@ -115,7 +115,7 @@ class Described:
     pair: AnswerPair
     """The answers."""
     description: str
-    """What to paint: a caption of an image that `pair.rejected` is true of, `pair.chosen` not."""
+    """The image to paint, as a caption: `pair.rejected` is true of it, `pair.chosen` is not."""
     contrast: Contrast
     """How that image differs from the original; its kind is SCENE."""
 

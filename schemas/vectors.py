@@ -1,4 +1,4 @@
-"""Vectors of the input's images: what a recipe that pairs images writes before its parts.
+"""Vectors of the input's images, which a recipe that pairs images writes before its parts.
 
 One file a shard, `vectors/vectors-00000.parquet`, whole or absent, like the parts.
 """
@@ -44,7 +44,7 @@ class VectorBlock:
 
 
 def vectors_name(shard: int) -> str:
-    """Name of a shard's file in the run directory; its existence says that it is done."""
+    """Name of a shard's file in the run directory; the file exists once the shard is done."""
     return f"{VECTORS}/vectors-{shard:05d}.parquet"
 
 

@@ -5,7 +5,7 @@ our own recipes from fresh scenes, and one run of the trainer for each loss from
 the same pairs. Before and after: the trainer's probe over held-out pairs, and questions about fresh
 scenes without habits (where only looking helps) and with them (where the old answers still serve).
 
-Everything is kept in `--work`: the same command goes on where it stopped.
+Everything is kept in `--work`: the same command resumes.
 
     PYTHONPATH=. .venv/bin/python deploy/bench/learning.py --work FOLDER
 """
@@ -77,7 +77,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """The sizes of a benchmark run."""
 
     habit: float
     """Probability of the usual in the world."""
@@ -165,12 +165,12 @@ def measure(world: World, judge: Judge, pairs: tuple[str, ...]) -> dict[str, flo
             f"both {line.kind}": line.both.value,
             f"nats {line.kind}": line.shown_margin.value,
         }
-    learner = judge.forward.model  # type: ignore[attr-defined]
+    policy = judge.forward.model  # type: ignore[attr-defined]
     family = load_family(str(world.base))
     for name, purpose, habit in (("plain", 4, 0.0), ("habit", 5, world.plan.habit)):
         scenes = world.scenes(purpose, world.plan.probes, habit)
         rows = [Lesson((k,), x.scene.prompt, x.scene.chosen) for k, x in enumerate(scenes)]
-        right = answered(learner, Reader(family, scenes), rows)
+        right = answered(policy, Reader(family, scenes), rows)
         found[f"{name} all"] = statistics.fmean(right)
         for kind in KINDS:
             of_kind = [ok for ok, x in zip(right, scenes, strict=True) if x.kind == kind]
@@ -286,7 +286,7 @@ def report(found: list[dict[str, dict[str, float]]], plan: Plan, names: list[str
 
 
 def main() -> None:
-    """Run what is missing, then report."""
+    """Run the missing parts, then report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)

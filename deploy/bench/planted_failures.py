@@ -2,7 +2,7 @@
 
 Over synthetic scenes whose truth is known, with models that fail as often as they are told to: the
 editor changes nothing, changes another thing, or drifts; the painter paints what it was not told;
-the votes of the chat model lie. All but the models is what ships.
+the votes of the chat model lie. Everything except the models is the shipped code.
 
     PYTHONPATH=. .venv/bin/python deploy/bench/planted_failures.py > \
         deploy/bench/DATE-planted-failures.md

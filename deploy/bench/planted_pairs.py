@@ -2,7 +2,7 @@
 
 `mvc` over pairs of ours as somebody brings them, of which some have the same image twice or a
 caption that is true of neither; `retrieval` over scenes, with a chat model whose answer is at times
-that of another image. The votes of the chat model lie. All but the models is what ships.
+that of another image. The votes of the chat model lie. All code except the models is what ships.
 
     PYTHONPATH=. .venv/bin/python deploy/bench/planted_pairs.py
 """

@@ -125,11 +125,11 @@ def _flux(dims: Dims) -> FluxPipeline:
         bos_token_id=0,
         eos_token_id=1,
     )
-    width, feed, layers, t5_heads = dims.t5
+    width, inner_t5, layers, t5_heads = dims.t5
     t5 = T5Config(
         vocab_size=32128,
         d_model=width,
-        d_ff=feed,
+        d_ff=inner_t5,
         d_kv=width // t5_heads,
         num_layers=layers,
         num_heads=t5_heads,

@@ -176,7 +176,7 @@ def make_policy(config: object, device: str, dtype: torch.dtype) -> torch.nn.Mod
     return get_peft_model(model, lora).train()
 
 
-def plain_table(learner: torch.nn.Module, batch: Batch) -> dict[object, torch.Tensor]:
+def plain_table(policy: torch.nn.Module, batch: Batch) -> dict[object, torch.Tensor]:
     """Every view its own forward, with all logits."""
     table = {}
     first = np.cumsum([0, *(image.entries["pixel_values"] for image in batch.images)])
@@ -199,7 +199,7 @@ def plain_table(learner: torch.nn.Module, batch: Batch) -> dict[object, torch.Te
         if images:
             pixels = batch.pixels["pixel_values"]
             inputs["pixel_values"] = torch.cat([pixels[first[i] : first[i + 1]] for i in images])
-        logits = learner(**inputs, use_cache=False).logits[:, :-1].float()
+        logits = policy(**inputs, use_cache=False).logits[:, :-1].float()
         targets = inputs["input_ids"][:, 1:, None]
         log_probs = logits.log_softmax(-1).gather(2, targets)[..., 0]
         table[view] = (log_probs * weights.to(device)).sum(1)
@@ -211,16 +211,16 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     loss = load_settings(Source(preset=args.loss)).loss
     family = make_family(args.size)
     dtype = torch.bfloat16 if args.size == "7b" else torch.float32
-    learner = make_policy(family.config, args.device, dtype)
+    policy = make_policy(family.config, args.device, dtype)
     ours = args.way == "ours"
     build = BatchBuilder(family, loss.views, 0, share_prompts=ours)
-    module = ViewLogProbs(learner) if ours else lambda batch: plain_table(learner, batch)
-    learning = [p for p in learner.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=1e-4)
+    module = ViewLogProbs(policy) if ours else lambda batch: plain_table(policy, batch)
+    trainable = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-4)
     num = args.micro_batch
     rows = make_rows(num * args.steps, family.config.vision_config.image_size)
     batches = [build(rows[n : n + num], 0).to(args.device) for n in range(0, len(rows), num)]
-    reference = adapters_off(module, learner)
+    reference = adapters_off(module, policy)
     seconds, losses = [], []
     # On a CPU its own time, in one thread: other work may share the machine.
     clock = perf_counter if args.device == "cuda" else process_time

@@ -1,6 +1,6 @@
 """Pairs images of the input with each other, before a run: what the recipe `retrieval` needs.
 
-`match.py` is the pass (vectors, neighbours, the manifest written again), `neighbours.py` the search
+`match.py` is the pass (vectors, neighbours, a rewritten manifest), `neighbours.py` the search
 for similar images and the choice among them. Knows the run directory only as a `Folder`.
 """
 

@@ -1,8 +1,8 @@
-"""The pass before a retrieval run: vectors of all images, partners, and the manifest with them.
+"""The pass before a retrieval run: vectors of all images, then matches, stored in the manifest.
 
     RUN/vectors/vectors-00000.parquet    one a shard, made by the same engine as the parts
     RUN/seeds/                           written again, every seed with its given negative
-    RUN/pairing.json                     how many got one; its existence says that this pass is done
+    RUN/pairing.json                     how many seeds got one; written when the pass is done
 
 Resumable: files that exist are not made again.
 """
@@ -61,7 +61,7 @@ class PairingRequest:
     pairing: Pairing
     """The recipe's settings."""
     loader: Loader
-    """The recipe's loader; the vectors are of the images that it gives."""
+    """The recipe's loader; the vectors are of the images that it returns."""
     run_seed: int
     """Decides which images are set aside."""
     placement: Placement
@@ -85,9 +85,9 @@ class _Images:
 
 
 def pair_images(request: PairingRequest) -> None:
-    """Give every seed of the manifest a given negative, where there is one. Safe to repeat.
+    """Give every seed of the manifest a similar image, if it has one. Safe to repeat.
 
-    Raises what stopped the vectors from being made, and UsageError for an input with one image.
+    Raises the error that stopped the vectors, and UsageError for an input with only one image.
     """
     run = request.run
     if run.exists(PAIRING_FILE):
@@ -139,13 +139,13 @@ def _make_vectors(request: PairingRequest) -> None:
 
 
 class _Count:
-    """Says now and then how many shards have their vectors."""
+    """Logs from time to time how many shards have their vectors."""
 
     def __init__(self, total: int) -> None:
         self._done, self._total = 0, total
 
     def live(self, counts: Mapping[str, Counters]) -> None:
-        """Nothing: shards are counted whole."""
+        """Ignored: only whole shards are counted."""
 
     def done(self, shard: int, counters: Counters) -> None:
         """Count a shard."""
@@ -169,13 +169,13 @@ def _images(run: Folder, num_shards: int) -> _Images:
         if new:
             rows.append(block.matrix[new])
     vectors = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
-    # The rounding to 16 bits took them off unit length.
+    # Rounded to 16 bits, they are no longer of unit length.
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return _Images(vectors, list(number), of_seed)
 
 
 def _folds(image_ids: Sequence[str], request: PairingRequest) -> NDArray[np.int8]:
-    """1 for each image that is set aside. Its content and the run's seed decide."""
+    """1 for each image that is set aside; decided by its content and the run's seed."""
     share = request.pairing.validation
     draws = [int(content_id("fold", request.run_seed, i)[:13], 16) / 16**13 for i in image_ids]
     return np.array([draw < share for draw in draws], np.int8)
@@ -246,19 +246,19 @@ def _write_manifest(
     found: Mapping[str, tuple[str, Match]],
     fold_of: Mapping[str, str],
 ) -> None:
-    """The manifest again, every matched seed with its given negative."""
-    wanted = {partner for partner, _ in found.values()}
+    """Write the manifest again, every matched seed with its given negative."""
+    wanted = {given for given, _ in found.values()}
     image_of: dict[str, ImageRef] = {}
     for shard in range(num_shards):
         for ref in read_seeds(run, shard):
             if ref.seed_id in wanted:
                 image_of[ref.seed_id] = ref.image
     for shard in range(num_shards):
-        refs = [_with_partner(ref, found, fold_of, image_of) for ref in read_seeds(run, shard)]
+        refs = [_matched(ref, found, fold_of, image_of) for ref in read_seeds(run, shard)]
         write_seeds(run, shard, refs)
 
 
-def _with_partner(
+def _matched(
     ref: SeedRef,
     found: Mapping[str, tuple[str, Match]],
     fold_of: Mapping[str, str],
@@ -266,15 +266,15 @@ def _with_partner(
 ) -> SeedRef:
     if ref.seed_id not in found:
         return replace(ref, given_negative=None)
-    partner, match = found[ref.seed_id]
+    given_seed, match = found[ref.seed_id]
     return replace(
         ref,
         given_negative=GivenNegativeRef(
-            image=image_of[partner],
+            image=image_of[given_seed],
             answer=None,
             kind=Kind.SCENE,
             params={
-                "given_seed": partner,
+                "given_seed": given_seed,
                 "similarity": f"{match.similarity:.4f}",
                 FOLD: fold_of[ref.seed_id],
             },

@@ -1,4 +1,4 @@
-"""Who is paired with whom: exact nearest neighbours in blocks, and a choice without repetition.
+"""Which images are paired: exact nearest neighbours in blocks, each pair chosen at most once.
 
 Knows vectors and ids, not files or Ray.
 """
@@ -18,7 +18,7 @@ BASE_ROWS = 1024
 """Images of the other side of a block."""
 
 NONE = -1
-"""Index that stands for no neighbour."""
+"""Index that means "no neighbour"."""
 
 
 class Window(NamedTuple):
@@ -35,7 +35,7 @@ class Neighbours:
     """The best neighbours of some images."""
 
     indices: NDArray[np.int64]
-    """[Q, K] image numbers, most similar first; NONE where there are fewer."""
+    """[Q, K] image numbers, most similar first, filled up with NONE."""
     similarities: NDArray[np.float32]
     """[Q, K] their cosines."""
 
@@ -49,8 +49,8 @@ def nearest(
 ) -> Neighbours:
     """The `count` most similar images within the window, of the images [block).
 
-    `vectors` is [N, D] with rows of unit length, of distinct images; `folds` is [N]. An image has
-    neighbours of its own fold only, and never itself. Of equal similarities the lower number comes
+    `vectors` is [N, D] with rows of unit length, of distinct images; `folds` is [N]. An image's
+    neighbours are in the same fold and never itself. Of equal similarities the lower number comes
     first.
     """
     start, stop = block
@@ -85,10 +85,10 @@ def _merged(
 
 
 class Match(NamedTuple):
-    """The partner of a seed."""
+    """The seed that another is paired with."""
 
     seed: int
-    """Number of the partner's seed."""
+    """Its number."""
     similarity: float
     """Cosine of the two images."""
 
@@ -96,11 +96,11 @@ class Match(NamedTuple):
 def choose(
     image_of: Sequence[int], neighbours: Callable[[int], Iterable[tuple[int, float]]]
 ) -> list[Match | None]:
-    """A partner for every seed, in order: its image's most similar one not yet paired with it.
+    """A match for every seed, in order: its most similar image that it is not paired with yet.
 
     `image_of` gives the image number of each seed; `neighbours` an image's neighbours, best first.
-    No two images are paired twice, in whatever order. Of the seeds about the partner's image the
-    first is taken.
+    No two images are paired twice, in either order. Of the seeds about the matched image, the first
+    is taken.
     """
     first_seed: dict[int, int] = {}
     for seed, image in enumerate(image_of):

@@ -1,4 +1,4 @@
-"""What a recipe may say about the pairing of images."""
+"""The settings of a recipe for pairing images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from annotated_types import Ge, Le, Lt
 
 @dataclass(frozen=True)
 class Pairing:
-    """Gives each seed a partner: another image of the input, similar but not the same.
+    """Pairs each seed with another image of the input, similar but not the same.
 
     SymMPO (arXiv 2506.11712) pairs each image with a similar one; its thresholds are not published.
     """
@@ -18,18 +18,18 @@ class Pairing:
     __pydantic_config__: ClassVar = {"extra": "forbid", "arbitrary_types_allowed": True}
 
     embedder: Any
-    """Backend whose cosines say how alike two images are."""
+    """Backend whose cosines measure how similar two images are."""
     min_similarity: Annotated[float, Ge(-1), Le(1)] = 0.6
     """Below this cosine the images have nothing in common."""
     max_similarity: Annotated[float, Ge(-1), Le(1)] = 0.95
     """Above this cosine they are the same image, or nearly."""
     neighbours: Annotated[int, Ge(1), Le(1024)] = 32
-    """How many of the most similar images are considered; a later one is taken where the pairs
-    with the earlier ones exist already."""
+    """How many of the most similar images are considered; a later one is taken if the image is
+    already paired with the earlier ones."""
     validation: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of the images set aside: they are paired among themselves, so that no image stands on
-    both sides of the split. Their pairs carry "fold": "validation" in `provenance.params`, which
-    `export --validation` and the trainer's `held_out` follow. With 0 they hold out nothing."""
+    """Share of the images set aside: they are paired among themselves, so that no image is on both
+    sides of the split. Their pairs carry "fold": "validation" in `provenance.params`, which
+    `export --validation` and the trainer's `held_out` follow. With 0 nothing is held out."""
 
     def __post_init__(self) -> None:
         """ValueError for an empty window."""

@@ -1,6 +1,6 @@
-"""`--plugin FILE`: stages and backends from a Python file of the user's own.
+"""`--plugin FILE`: stages and backends from a user's Python file.
 
-The file says what it brings in one or both of two mappings at its top level:
+The file names them in one or both of two mappings at its top level:
 
     STAGES = {"grayscaler": Grayscaler}
     BACKENDS = {"inpainter.backend": [MyFill], "grayscaler.backend": [MyTones]}
@@ -22,10 +22,10 @@ from workers.plugin import Plugin
 
 
 def stages_with(files: Sequence[str]) -> Mapping[str, Choice]:
-    """All that may stand under `stages:` of a recipe: what ships, and what the plugins bring.
+    """All stages that a recipe may name under `stages:`: the built-in ones and the plugins'.
 
-    UsageError naming the file for one that cannot be read or run, brings nothing, brings what is
-    no stage or backend, or takes a name that is taken.
+    UsageError, naming the file, if it cannot be read or run, brings nothing, brings something that
+    is not a stage or backend, or uses a name that is taken.
     """
     stages = dict(STAGES)
     for file in files:
@@ -37,7 +37,7 @@ def stages_with(files: Sequence[str]) -> Mapping[str, Choice]:
 
 
 class _RefusedError(ValueError):
-    """What is wrong with a plugin, without its name."""
+    """What is wrong with a plugin; does not name its file."""
 
 
 def _module(file: str) -> ModuleType:
@@ -53,7 +53,7 @@ def _module(file: str) -> ModuleType:
         return Plugin(file, source).load()
     except SyntaxError as error:
         raise _RefusedError(f"line {error.lineno}: {error.msg}") from None
-    except Exception as error:  # noqa: BLE001  # whatever the user's own code raises
+    except Exception as error:  # noqa: BLE001  # the user's code may raise anything
         said = " ".join(str(error).split())
         raise _RefusedError(f"raises {type(error).__name__}: {said}, when it is imported") from None
 
@@ -105,7 +105,7 @@ def _mapping(module: ModuleType, name: str) -> Mapping[str, Any]:
 
 
 def _problem(value: object, bases: tuple[type[Any], ...]) -> str | None:
-    """Why this is no class that a recipe can build."""
+    """Why a recipe cannot build this; None if it can."""
     if not isinstance(value, type):
         return f"is {value!r:.80}, not a class"
     if bases and not issubclass(value, bases):

@@ -23,7 +23,7 @@ _USER = {"user", "human"}
 _ASSISTANT = {"assistant", "gpt"}
 _PLACEHOLDER = re.compile(r"\s*<image>\s*")
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""NUL, which C libraries take for the end of a text, and lone surrogates, which UTF-8 has not."""
+"""NUL, which ends a text for C libraries, and lone surrogates, which UTF-8 cannot encode."""
 
 
 @dataclass(frozen=True, slots=True)

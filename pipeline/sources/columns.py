@@ -1,4 +1,4 @@
-"""The fields of a seed, and which columns of an input feed them. Knows no file and no format."""
+"""The fields of a seed, and which columns of an input fill them. Knows no file and no format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIELDS = (
     "counterfactual",
     "kind",
 )
-"""Fields of a seed that a column can feed."""
+"""Fields of a seed that a column can fill."""
 PAIR_FIELDS = ("counterfactual_image", "counterfactual", "kind")
 """Those of the other half, where input rows are pairs."""
 IMAGE_FIELDS = ("image", "counterfactual_image")
@@ -29,7 +29,7 @@ REQUIRED = ("image", "chosen")
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How the columns of one known data set feed the fields."""
+    """How the columns of one known data set fill the fields."""
 
     name: str
     """What `--columns preset=` says."""
@@ -38,14 +38,14 @@ class Preset:
     requires: tuple[str, ...]
     """Columns by which it is recognised."""
     columns: Mapping[str, tuple[str, ...]]
-    """Field -> columns that may feed it; the first that exists does."""
+    """Field -> columns that may fill it; the first that exists does."""
     defaults: Mapping[str, str]
-    """Field -> text where no column feeds it, or the cell is null."""
+    """Field -> text where no column fills it, or the cell is null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Which column feeds which field of this input."""
+    """Which column fills which field of this input."""
 
     preset: str
     """Name of the preset."""

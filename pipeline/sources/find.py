@@ -40,7 +40,7 @@ def _recognised(found: Found) -> list[Input]:
             return inputs
     lone = found.ending(".json")
     if len(lone) == 1 and not found.is_file:
-        # A folder of images, and the one file that speaks of them.
+        # A folder of images, and the one file that names them.
         return _recognised(file_at(f"{found.folder}/{lone[0]}"))
     return []
 

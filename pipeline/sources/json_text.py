@@ -47,7 +47,7 @@ def parse_json(data: bytes, where: str) -> object:
         line = f"line {error.lineno} " if error.lineno > 1 else ""
         problem = f"{error.msg} at {line}column {error.colno}"
         raise SourceError(f"{where}: not valid JSON: {problem}") from error
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond all measure
+    except (ValueError, RecursionError) as error:  # a number or nesting too large to parse
         raise SourceError(f"{where}: not valid JSON: {str(error).splitlines()[0]}") from error
 
 

@@ -70,7 +70,7 @@ def write_manifest(
 
 
 def _room(limit: int | None, num_seeds: int) -> int:
-    # Rows beyond the limit are not even parsed: an error there is none of this run's business.
+    # Rows beyond the limit are not even parsed: an error there does not concern this run.
     return _CHUNK_ROWS if limit is None else min(_CHUNK_ROWS, limit - num_seeds)
 
 
@@ -119,7 +119,7 @@ class _Scan:
                 self._flush()
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self.pending:
             write_seeds(self.folder, self.num_shards, self.pending)
 

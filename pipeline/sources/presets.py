@@ -44,7 +44,7 @@ def map_columns(source: Input, existing: Sequence[str], asked: Mapping[str, str]
     """The mapping for an input with these columns; `asked` is what `--columns` said.
 
     `asked` holds field=column, and `preset` for a preset by name; an empty column means that no
-    column feeds the field. `existing` names the columns of the input, nested ones with dots.
+    column fills the field. `existing` names the columns of the input, nested ones with dots.
     """
     for name in asked:
         if name != "preset" and name not in FIELDS:
@@ -67,7 +67,7 @@ def map_columns(source: Input, existing: Sequence[str], asked: Mapping[str, str]
 def _column(
     source: Input, field: str, preset: Preset, existing: Sequence[str], asked: Mapping[str, str]
 ) -> str | None:
-    """The column that feeds a field; None if none does."""
+    """The column that fills a field; None if none does."""
     if field in asked:
         column = asked[field] or None
         if column is not None and column not in existing:

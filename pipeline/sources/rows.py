@@ -20,7 +20,7 @@ from schemas.ids import content_id
 from schemas.records import Drop, GivenNegativeRef, Kind, Reason, Region, SeedRef
 
 MAX_TEXT_CHARS = 20_000
-"""Longer texts are no answers but damage: a whole file in one cell."""
+"""Longer texts are damage, not answers: a whole file in one cell."""
 KEPT_TEXT_CHARS = 500
 """What is kept of a text that is too long, for people to recognise it."""
 MAX_ID_CHARS = 1_000
@@ -64,7 +64,7 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
     """The row as a `SeedRef`.
 
     What is wrong with a text or an image becomes the seed's defect. `SourceError` for what only a
-    person can put right: a cell of the wrong type, an id that is none, a box that is none.
+    person can put right: a cell of the wrong type, an invalid id, an invalid box.
     """
     place, columns, texts = row.place, mapped.columns, _Texts()
 
@@ -122,7 +122,7 @@ def seed_of_row(row: PlacedRow, mapped: Mapped, image_root: str, run_seed: int) 
 def _given_negative(
     row: PlacedRow, mapped: Mapped, image_root: str, texts: _Texts
 ) -> tuple[GivenNegativeRef, str] | None:
-    """The other half of the pair, and what names its image; None if no column feeds its image."""
+    """The other half of the pair, and what names its image; None if no column fills its image."""
     columns, place = mapped.columns, row.place
     if "counterfactual_image" not in columns:
         return None

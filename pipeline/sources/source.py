@@ -22,7 +22,7 @@ from schemas.records import SeedRef
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An input and how its columns feed the fields of a seed."""
+    """An input and how its columns fill the fields of a seed."""
 
     input: Input
     """The files."""

@@ -1,4 +1,4 @@
-"""Measuring candidates and choosing among them.
+"""Measures candidates and chooses among them.
 
 Embeddings and their thresholds, the check of where pixels changed, the choice within a seed, and
 the spans in which answers differ.

@@ -16,12 +16,12 @@ from stages.base import RecordStage
 
 @dataclass(frozen=True)
 class Limits:
-    """What the scores of one kind of contrast must keep to; None leaves a side open."""
+    """Limits on the scores of one kind of contrast; None sets no limit."""
 
     min_appearance: Annotated[float, Ge(-1), Le(1)] | None = None
     """Below this cosine the two images no longer show the same scene."""
     max_detail: Annotated[float, Ge(-1), Le(1)] | None = None
-    """Above this cosine nobody would see the difference."""
+    """Above this cosine the difference cannot be seen."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -33,19 +33,19 @@ DEFAULT_LIMITS: Mapping[Kind, Limits] = MappingProxyType(
         Kind.COUNT: Limits(min_appearance=0.7, max_detail=0.998),
     }
 )
-"""Set from what `color_layout` and `gradient_grid` give on the demo's photos and scenes: an
-unchanged pair has a detail of exactly 1, the smallest removals that one still sees (0.7 % of the
-image) 0.998; removals keep an appearance above 0.85, recoloured objects of up to a third of the
-image above 0.43, and of unrelated photos 95 % stay below 0.6."""
+"""Set from the scores of `color_layout` and `gradient_grid` on the demo's photos and scenes: an
+unchanged pair has a detail of exactly 1, the smallest visible removals (0.7 % of the image) 0.998;
+removals keep an appearance above 0.85, recoloured objects of up to a third of the image above 0.43,
+and 95 % of unrelated photos stay below 0.6."""
 
 
 @dataclass(frozen=True)
 class DoubleThreshold(RecordStage[ScoredCandidate, ScoredCandidate]):
     """The double filter of MVC (arXiv 2502.13928), with limits for each kind of contrast.
 
-    MVC takes SigLIP above 0.7 and DINOv2 below 0.5 for images generated as a whole, and exempts
-    mirrored ones; a local edit keeps far more detail, so limits belong to the kind of contrast and
-    to the embedders. A score that equals its limit passes.
+    MVC requires SigLIP above 0.7 and DINOv2 below 0.5 of fully generated images, and exempts
+    mirrored ones. A local edit keeps far more detail, so limits depend on the kind of contrast and
+    on the embedders. A score that equals its limit passes.
     """
 
     limits: Mapping[Kind, Limits] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
@@ -78,6 +78,6 @@ def _score(record: ScoredCandidate, name: str) -> float:
             "put an embedder before the filter"
         )
     if math.isnan(value):
-        # A NaN passes every comparison's negation: judging it would keep or drop at random.
+        # Every comparison with NaN is false, so it would pass both limits.
         raise ValueError(f'score "{name}" is NaN; its embedder is broken')
     return value

@@ -1,4 +1,4 @@
-"""How alike the two images of a candidate are, overall and in detail. Judges nothing."""
+"""How similar the two images of a candidate are, overall and in detail. Judges nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class EmbedderModel(Model, Protocol):
-    """Turns images into vectors whose cosine says how alike the images are."""
+    """Turns images into vectors whose cosine measures how similar the images are."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB image, in order."""
@@ -27,15 +27,15 @@ class EmbedderModel(Model, Protocol):
 class Embedder(Stage[Candidate, ScoredCandidate]):
     """Adds the scores "appearance" and "detail": cosines of the original and its near miss.
 
-    Measured on the decoded images, so that whatever the codec did is part of the score. MVC
-    (arXiv 2502.13928) asks for pairs of high SigLIP and low DINOv2 similarity: the same scene,
-    visibly different.
+    Both are measured on the decoded images, so they include the codec's losses. MVC (arXiv
+    2502.13928) wants pairs with high SigLIP and low DINOv2 similarity: the same scene, visibly
+    different.
     """
 
     appearance: BackendSettings[EmbedderModel]
-    """Sees the whole scene: stays near 1 while it is the same scene."""
+    """Looks at the whole scene: stays near 1 while the scene is the same."""
     detail: BackendSettings[EmbedderModel]
-    """Sees local detail: falls below 1 with every visible change."""
+    """Looks at local detail: falls below 1 with every visible change."""
 
     def process(self, batch: Sequence[Candidate]) -> Sequence[Sequence[ScoredCandidate] | Drop]:
         """One scored candidate for each candidate; no drops.

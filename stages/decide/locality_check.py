@@ -26,8 +26,8 @@ class LocalityCheck(RecordStage[ScoredCandidate, VerifiedCandidate]):
     """
 
     visible_delta: Annotated[float, Gt(0)] = 8.0
-    """CIE76 colour difference from which a pixel counts as changed. Just noticeable is 2.3; what
-    our JPEG does to a pixel stays below 8, but for 1 in 200 pixels of a night scene."""
+    """CIE76 colour difference from which a pixel counts as changed. Just noticeable is 2.3; our
+    JPEG changes a pixel by less than 8, except for 1 in 200 pixels of a night scene."""
     margin: Annotated[int, Ge(0)] = 12
     """Pixels around the regions that belong to neither side: one JPEG block (8), which carries a
     change up to its edges, and the 4 by which an editor may widen a mask."""
@@ -78,9 +78,9 @@ def _changed(chosen: Pixels, rejected: Pixels, visible_delta: float) -> NDArray[
     if chosen.shape != rejected.shape:
         raise ValueError(
             f"chosen image is {chosen.shape}, rejected image {rejected.shape}; "
-            "a generator has to keep the size"
+            "a generator must keep the size"
         )
-    # 8-bit Lab: half a unit of rounding is far below what is visible, and it is 5 times as fast.
+    # 8-bit Lab: its rounding of half a unit is invisible, and it is 5 times as fast.
     apart = cv2.absdiff(*(cv2.cvtColor(p, cv2.COLOR_RGB2LAB) for p in (chosen, rejected)))
     # 8-bit L runs to 255, a and b are in their own units.
     scale = np.array([100 / 255, 1, 1], np.float32)

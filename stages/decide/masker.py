@@ -15,8 +15,9 @@ class Masker(RecordStage[VerifiedCandidate, SpannedCandidate]):
     """Word-level difference of `chosen` and `counterfactual` as character spans, and of `rejected`.
 
     See `difference` for the rules. `rejected_spans` mark `rejected` against `chosen`. Without a
-    counterfactual there are no other spans. A counterfactual that differs in no word drops the row:
-    nothing in it can be preferred; a `rejected` that does has no spans.
+    counterfactual there are no other spans. A row whose counterfactual has the same words as
+    `chosen` is dropped, since nothing in it can be preferred; a `rejected` with the same words just
+    has no spans.
     """
 
     def process_one(self, record: VerifiedCandidate) -> Sequence[SpannedCandidate] | Drop:

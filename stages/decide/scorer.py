@@ -1,4 +1,4 @@
-"""How much of the answer a near miss still shows: what AdaViP selects by. Judges nothing."""
+"""How much of the answer a near miss still shows: AdaViP's selection score. Judges nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UnitRows = NDArray[np.float32]
 
 @runtime_checkable
 class ImageTextModel(Model, Protocol):
-    """Puts images and sentences into one space, where the cosine says how well they agree."""
+    """Embeds images and sentences in one space, where the cosine measures how well they match."""
 
     def embed_images(self, images: Sequence[Pixels]) -> UnitRows:
         """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB image, in order."""
@@ -34,7 +34,7 @@ class ImageTextModel(Model, Protocol):
 
 @runtime_checkable
 class SplitterModel(Model, Protocol):
-    """Takes answers apart into statements that each can be held against an image."""
+    """Splits answers into statements that can each be compared with an image."""
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
         """The sentences of each text, in order; at least one each."""
@@ -44,20 +44,20 @@ class SplitterModel(Model, Protocol):
 class Scorer(Stage[ScoredCandidate, ScoredCandidate]):
     """Adds "answer_similarity", the sum over the answer's sentences of AdaViP's equation 9.
 
-    That is the cosine of the near miss and each sentence of `seed.chosen` (arXiv 2504.15619): of
-    several near misses of one image the one with the lowest sum shows least of what the answer
-    says. All of a seed's have the same sentences, so sums may be compared within a seed; across
-    seeds divide by "answer_sentences", which is stored beside it. Cosines, not the model's scaled
-    logits: the scale is the same for all and changes no order.
+    The terms are the cosines of the near miss with each sentence of `seed.chosen` (arXiv
+    2504.15619): among several near misses of one image, the one with the lowest sum shows least of
+    what the answer says. All candidates of a seed share its sentences, so sums can be compared
+    within a seed; across seeds divide by "answer_sentences", which is stored beside it. Cosines
+    replace the model's scaled logits: the scale is the same for all and does not change the order.
 
-    A sentence that the text model would cut off is divided at clauses or words into pieces, each
-    of which counts as a sentence. It stands behind the embedder, before the selector.
+    A sentence too long for the text model is divided at clauses or words into pieces, each of which
+    counts as a sentence. The stage runs after the embedder and before the selector.
     """
 
     backend: BackendSettings[ImageTextModel]
-    """What compares images and sentences."""
+    """The model that compares images and sentences."""
     splitter: BackendSettings[SplitterModel]
-    """What finds the sentences."""
+    """The model or rule that splits answers into sentences."""
 
     def process(self, batch: Sequence[ScoredCandidate]) -> Sequence[Sequence[ScoredCandidate]]:
         """One record for each, with two more scores; no drops.

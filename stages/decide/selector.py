@@ -18,9 +18,9 @@ class Selector(GroupStage[VerifiedCandidate]):
     """Keeps the first few candidates of each seed in the order of one score.
 
     AdaViP (arXiv 2504.15619) keeps the one least similar to the answer: "lowest", `keep=1`.
-    It chooses among the verified, so that none that fails takes the place of one that passes. Of
-    equal scores the earlier candidate comes first, which is the order of the regions. A seed of
-    which no candidate is left forms no group; each of its drops says why.
+    It chooses among verified candidates, so that one that fails never displaces one that passes. Of
+    equal scores the earlier candidate comes first, in the order of the regions. A seed without a
+    verified candidate forms no group; each of its drops says why.
     """
 
     by: str = "detail"
@@ -28,7 +28,7 @@ class Selector(GroupStage[VerifiedCandidate]):
     order: Literal["lowest", "highest"] = "lowest"
     """Which end of the score is kept."""
     keep: Annotated[int, Ge(1)] = 1
-    """Candidates kept for each seed, if there are as many."""
+    """Most candidates kept for each seed."""
 
     def select(self, group: Sequence[VerifiedCandidate]) -> Sequence[VerifiedCandidate | Drop]:
         """The kept candidates and NOT_SELECTED drops, in the order of the group.

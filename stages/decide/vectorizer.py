@@ -19,7 +19,7 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class VectorModel(Model, Protocol):
-    """Turns images into vectors whose cosine says how alike the images are."""
+    """Turns images into vectors whose cosine measures how similar the images are."""
 
     def embed(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """[N, D] rows of unit length, one for each uint8 [H, W, 3] RGB image, in order."""
@@ -27,13 +27,13 @@ class VectorModel(Model, Protocol):
 
 @dataclass(frozen=True)
 class Vectorizer(Stage[Seed, Vectored]):
-    """The vectors of the seeds' images; seeds about one image share one computation."""
+    """Computes the vectors of the seeds' images, once for all seeds about one image."""
 
     backend: BackendSettings[VectorModel]
     """The embedder."""
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Vectored] | Drop]:
-        """One vector for each seed; no drops. ValueError for rows that are no unit vectors."""
+        """One vector for each seed; no drops. ValueError for rows that are not unit vectors."""
         images = {seed.image.bytes: seed.image for seed in batch}
         given = self.loaded(self.backend).embed([decode(i) for i in images.values()])
         rows = unit_rows(self.backend, given, "images", len(images))

@@ -1,4 +1,4 @@
-"""Unit vectors that backends give: held to their promise, and compared."""
+"""Unit vectors from backends: checked, and compared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 def unit_rows(
     backend: object, rows: NDArray[np.float32], what: str, count: int
 ) -> NDArray[np.float64]:
-    """The rows in float64, of length 1 exactly; `what` and `count` are for what they were asked.
+    """The rows in float64, scaled to length 1; the backend was asked for `count` of `what`.
 
-    ValueError, naming the backend, unless there is one row of about unit length for each.
+    ValueError, naming the backend, unless it gave one row of about unit length for each.
     """
     exact = np.asarray(rows, np.float64)
     if exact.ndim != 2 or len(exact) != count:
@@ -20,7 +20,7 @@ def unit_rows(
             f"for {count} {what}; one row each is expected"
         )
     lengths = np.sqrt(np.sum(exact**2, axis=1))
-    wrong = lengths[~(np.abs(lengths - 1) < 1e-2)]  # so written, it takes NaN for wrong
+    wrong = lengths[~(np.abs(lengths - 1) < 1e-2)]  # negated, so that NaN counts as wrong
     if len(wrong):
         raise ValueError(
             f"{type(backend).__name__} gave a row of length {wrong[0]}; unit length is expected"

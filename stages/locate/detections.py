@@ -1,4 +1,4 @@
-"""What a detector gives to its stage, as arrays: boxes, the scores of tags, masks where it has any.
+"""What a detector returns, as arrays: boxes, the scores of tags, and masks if it makes any.
 
 Backends import it; it knows neither records nor models.
 """
@@ -23,8 +23,8 @@ class Detection(NamedTuple):
     box: Box
     """xyxy pixels of the image."""
     names: Mapping[str, float]
-    """The tags that are good enough to name it, each with its score in [0, 1]; one at least."""
+    """The tags that score high enough to name it, each with its score in [0, 1]; at least one."""
     mask: NDArray[np.bool_] | None = None
     """bool [H, W] of the image's size, from a model that segments what it finds."""
     faint: Mapping[str, float] = _NONE
-    """Tags whose scores are too low to name it: it may be one of these after all."""
+    """Tags whose scores are too low to name it, though it may still be one of them."""

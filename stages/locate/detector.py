@@ -21,12 +21,12 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class DetectorModel(Model, Protocol):
-    """What finds things by their names."""
+    """A model that finds things by their names."""
 
     def detect(
         self, images: Sequence[Pixels], tags: Sequence[Sequence[str]]
     ) -> list[list[Detection]]:
-        """What was found of the tags of each image.
+        """The things found in each image, given its tags.
 
         A tag may be found several times; boxes may overlap.
         """
@@ -34,16 +34,16 @@ class DetectorModel(Model, Protocol):
 
 @dataclass(frozen=True)
 class Detector(RegionLimits, Stage[Tagged, Grounded]):
-    """Boxes of the tagged things, each thing once, of which those worth changing go on.
+    """Finds the tagged things, each once, and passes on those worth changing.
 
-    Boxes that overlap as much as the limits below say are one thing. It keeps the name that the
-    answer uses ("man", where "person" was found as well), among several the most confident one.
-    The limits on size, overlap and mention are then those of annotated regions; where a seed brings
-    such, they are taken and the model does not see it.
+    Boxes that overlap by more than the limits below are one thing. It keeps the name that the
+    answer uses ("man", even if "person" was found as well), among several the most confident one.
+    Then the limits on size, overlap and mention apply, as for annotated regions. A seed that brings
+    annotated regions uses those, and the model does not see it.
     """
 
     backend: BackendSettings[DetectorModel]
-    """What detects."""
+    """The detection model."""
     same_tag_iou: Annotated[float, Ge(0), Le(1)] = 0.5
     """Two boxes of one tag whose intersection over union is above this are one thing."""
     any_tag_iou: Annotated[float, Ge(0), Le(1)] = 0.8
@@ -81,9 +81,9 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         return targets if isinstance(targets, Drop) else [Grounded(seed, known, targets)]
 
     def _known(self, seed: Seed, found: Sequence[Detection]) -> Known:
-        """Each thing once, by greedy suppression of boxes that overlap a better one.
+        """Each thing once: a box that overlaps a better one is greedily suppressed.
 
-        What is suppressed leaves the scores of its tags with the thing that it is taken for.
+        The thing that is kept inherits the tags and scores of the boxes it suppresses.
         """
         named = [
             _Named(name, score, detection.box.clipped(seed.width, seed.height), detection)
@@ -106,7 +106,7 @@ class Detector(RegionLimits, Stage[Tagged, Grounded]):
         return one.box.iou(other.box) > (self.same_tag_iou if same_tag else self.any_tag_iou)
 
     def _thing(self, group: Sequence[_Named]) -> Thing:
-        """What detections of one thing, the best first, say of it."""
+        """One thing from its detections, the best first."""
         best = group[0]
         scores: dict[str, float] = {}
         for one in group:

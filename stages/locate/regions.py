@@ -1,6 +1,6 @@
-"""Which things in an image are worth changing, whoever found them. Knows boxes and text.
+"""Which things in an image are worth changing, annotated or detected. Knows boxes and text.
 
-The limits that the stages share which end in `Grounded` records.
+These limits are shared by the stages that end in `Grounded` records.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ from schemas.records import Drop, Reason, Seed
 from stages import wording
 
 _AROUND = 0.9
-"""From this share on, the other box is taken to be around the region, not in front of it."""
+"""From this share on, the other box counts as surrounding the region, not as hiding it."""
 
 _Test = Callable[[Seed, Thing, Sequence[Thing]], Drop | None]
-"""Why the thing beside these others is not worth changing, or None."""
+"""Why a thing, given the other things, is not worth changing; or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionLimits:
-    """Settings by which regions are kept: size, overlap, and what the answer says of them."""
+    """Settings that decide which regions are kept: size, overlap, and the answer's words."""
 
     min_area: Annotated[float, Ge(0), Le(1)] = 0.002
     """Smallest box, as a share of the image's area."""
     max_area: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Largest box, as a share of the image's area; what fills the image is a scene."""
+    """Largest box, as a share of the image's area; a box that fills the image is a scene."""
     max_regions: Annotated[int, Ge(1)] = 3
-    """How many regions of a seed go on."""
+    """Most regions of a seed that are passed on."""
     mentioned: bool = True
-    """Whether `chosen` must name the region's label: a change of what it does not mention leaves it
-    true."""
+    """Whether `chosen` must name the region's label: it stays true if something else changes."""
     unique: bool = True
-    """Whether nothing but this region may be what the answer names. Refused are: another region
-    with the same head noun and no other colour, a plural ("its cubs", "two cubs") of which the
-    region may be one, several that the answer tells apart otherwise ("another dog"), and what has
-    no limits of its own ("grass"). False for counting, which needs several."""
+    """Whether the answer must name this region and no other. Refuses a region if another one has
+    the same head noun and no other colour, if the answer uses a plural ("its cubs", "two cubs") or
+    tells several apart otherwise ("another dog"), or if the thing has no outline ("grass"). False
+    for counting, which needs several."""
     max_overlap: Annotated[float, Ge(0), Le(1)] = 0.3
-    """Largest share of a region's box that one other box may cover, since it may hide it. A box
-    around nearly all of it (the table under a cup) hides nothing and is let pass."""
+    """Largest share of a region's box that one other box may cover, since it may hide the region. A
+    box around nearly all of it (the table under a cup) hides nothing and is allowed."""
 
     def __post_init__(self) -> None:
         """Refuse bounds that no region can meet."""
@@ -55,11 +54,11 @@ class RegionLimits:
             )
 
     def worth_changing(self, seed: Seed, known: Known) -> tuple[int, ...] | Drop:
-        """Indices of the things (one at least) that pass, the most prominent first.
+        """Indices of the things (at least one) that pass, the most prominent first.
 
-        Prominent is box area times closeness to the middle (1 in the middle, 0 in a corner), ties
-        in the given order. Without any left, the drop has the reason of the test that refused the
-        last.
+        Prominence is box area times closeness to the middle (1 in the middle, 0 in a corner); ties
+        stay in the given order. If none passes, the drop has the reason of the test that refused
+        the last one.
         """
         tests: list[_Test] = [self._size, self._overlap]
         tests += [_mention] if self.mentioned else []
@@ -99,7 +98,7 @@ class RegionLimits:
 
 
 def is_mentioned(text: str, label: str) -> bool:
-    """Whether the text speaks of a thing of that label."""
+    """Whether the text mentions a thing of that label."""
     return bool(_mentions(text, label))
 
 
@@ -113,16 +112,17 @@ def _rival(seed: Seed, region: Thing, others: Sequence[Thing]) -> Drop | None:
     head = wording.head_noun(region.label)
     if not wording.has_limits(region.label):
         return Drop(
-            Reason.AMBIGUOUS_REGION, f'"{region.label}" has no limits: the box may hold some of it'
+            Reason.AMBIGUOUS_REGION,
+            f'"{region.label}" has no outline: the box may hold only some of it',
         )
     mentions = _mentions(seed.chosen, region.label, region.attributes)
     if mentions and all(m.plural for m in mentions) and not wording.is_plural(head):
         return Drop(
             Reason.AMBIGUOUS_REGION,
-            f'the answer speaks of "{mentions[0].noun.text}", the region is one of them',
+            f'the answer mentions "{mentions[0].noun.text}", the region is one of them',
         )
     if wording.speaks_of_several(seed.chosen, region.label, region.attributes):
-        return Drop(Reason.AMBIGUOUS_REGION, f'the answer speaks of more than one "{region.label}"')
+        return Drop(Reason.AMBIGUOUS_REGION, f'the answer mentions more than one "{region.label}"')
     for other in others:
         if _same_thing(mentions, region, other):
             return Drop(
@@ -140,7 +140,7 @@ def _mentions(text: str, label: str, attributes: Iterable[str] = ()) -> list[wor
 
 
 def _same_thing(mentions: Iterable[wording.Mention], region: Thing, other: Thing) -> bool:
-    """Whether what the answer says of one region can be meant of the other as well."""
+    """Whether the answer's words for one region could also mean the other."""
     if not wording.same_noun(wording.head_noun(region.label), wording.head_noun(other.label)):
         return False
     mentions = list(mentions)

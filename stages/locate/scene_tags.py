@@ -1,7 +1,7 @@
-"""Tags of taggers that do not name a thing which one could take out of an image.
+"""Tags that do not name a thing that could be taken out of an image.
 
-Chosen from the tags of RAM, by what detectors make of them: places and scenes, what has no limits
-of its own, qualities and colours, weather and times, what the image is, what people do in it.
+Chosen from RAM's tags by the boxes that detectors give for them: places and scenes, things without
+an outline, qualities and colours, weather and times, kinds of image, actions of people.
 """
 
 from __future__ import annotations
@@ -64,4 +64,4 @@ SCENE_TAGS: tuple[str, ...] = tuple(
     for line in group.strip().splitlines()
     for name in line.split("|")
 )
-"""What `Tagger.stop` holds unless the recipe says otherwise."""
+"""The default of `Tagger.stop`."""

@@ -19,7 +19,7 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class SegmenterModel(Model, Protocol):
-    """What finds the pixels of the object in a box."""
+    """A model that finds the pixels of the object in a box."""
 
     def segment(
         self, images: Sequence[Pixels], boxes: Sequence[Sequence[Box]]
@@ -34,21 +34,22 @@ class SegmenterModel(Model, Protocol):
 class Segmenter(Stage[Grounded, Segmented]):
     """Fans a grounded seed out into its regions, each with its mask.
 
-    A region that has a mask, annotated or from its detector, keeps it. Regions whose mask is no
-    good are left out; the seed is dropped only when none is left.
+    A region that has a mask, annotated or from its detector, keeps it. Regions with an unusable
+    mask are left out; the seed is dropped only if none remains.
     """
 
     backend: BackendSettings[SegmenterModel] | None
-    """What segments. None (`backend: null`) where the detector gives every mask: no model is loaded
-    then, and a region without a mask is left out."""
+    """The segmentation model. None (`backend: null`) if the detector gives every mask: no model is
+    loaded, and a region without a mask is left out."""
     min_area: Annotated[float, Ge(0), Le(1)] = 0.002
     """Least area of a mask, as a share of the image."""
     max_area: Annotated[float, Ge(0), Le(1)] = 0.6
-    """Greatest area of a mask, as a share of the image."""
+    """Largest area of a mask, as a share of the image."""
     min_fill: Annotated[float, Ge(0), Le(1)] = 0.15
-    """Least share of its box that a found mask covers; below, the object was lost."""
+    """Least share of its box that a predicted mask covers; below, the object was lost."""
     max_fill: Annotated[float, Ge(0), Le(1)] = 0.97
-    """Greatest share of its box that a found mask covers; above, nothing was told apart."""
+    """Largest share of its box that a predicted mask covers; above, object and background were not
+    separated."""
 
     def __post_init__(self) -> None:
         """Refuse bounds that no mask can meet."""
@@ -83,7 +84,7 @@ class Segmenter(Stage[Grounded, Segmented]):
     def _found(
         self, batch: Sequence[Grounded], todo: Sequence[Sequence[int]]
     ) -> list[dict[int, NDArray[np.bool_]]]:
-        """What the backend gives for the things in `todo`, by index, for each record."""
+        """The backend's masks of the things in `todo`, by index, for each record."""
         asked = [k for k, indices in enumerate(todo) if indices]
         found: list[dict[int, NDArray[np.bool_]]] = [{} for _ in batch]
         if asked:
@@ -97,7 +98,7 @@ class Segmenter(Stage[Grounded, Segmented]):
         return found
 
     def _misfit(self, seed: Seed, region: Thing) -> Drop | None:
-        """What can be judged before anything is computed."""
+        """The checks that need no computed mask."""
         mask = region.mask
         if mask is not None:
             if (mask.width, mask.height) != (seed.width, seed.height):
@@ -132,7 +133,7 @@ class Segmenter(Stage[Grounded, Segmented]):
         )
 
     def _judged(self, seed: Seed, region: Thing, found: NDArray[np.bool_] | None) -> Mask | Drop:
-        """The region's mask, its own or `found`, or why it is no good."""
+        """The region's mask, its own or `found`, or why it cannot be used."""
         mask = region.mask if found is None else Mask.from_array(found)
         assert mask is not None
         if found is not None:
@@ -161,7 +162,7 @@ class Segmenter(Stage[Grounded, Segmented]):
 
 
 def _gathered(record: Grounded, judged: Mapping[int, Mask | Drop]) -> Sequence[Segmented] | Drop:
-    """The good ones; else the drop of the largest region, which is the one a reader looks for."""
+    """The good ones; else the drop of the largest region, the one a reader would ask about."""
     good = {i: mask for i, mask in judged.items() if isinstance(mask, Mask)}
     if good:
         known = record.known.with_masks(good)

@@ -16,7 +16,7 @@ from stages.pixels import Pixels, decode
 
 @runtime_checkable
 class TaggerModel(Model, Protocol):
-    """What names the things in images."""
+    """A model that names the things in images."""
 
     def tag(self, images: Sequence[Pixels]) -> list[list[tuple[str, float]]]:
         """Name and confidence in [0, 1] of what each uint8 [H, W, 3] RGB image shows."""
@@ -26,25 +26,24 @@ class TaggerModel(Model, Protocol):
 class Tagger(Stage[Seed, Tagged]):
     """Tags of each image, without those that do not name a thing.
 
-    AdaViP (arXiv 2504.15619) takes all tags of RAM; of these, "sky" and "floor" give holes that
-    nothing can fill, and "sit" and "blue" give boxes around anything. A seed whose regions are
-    annotated needs no tags: it goes on with () and the model does not see it.
+    AdaViP (arXiv 2504.15619) takes all of RAM's tags. But "sky" and "floor" leave holes that cannot
+    be filled, and "sit" and "blue" give boxes around anything. A seed with annotated regions needs
+    no tags: it is passed on with () and the model does not see it.
     """
 
     backend: BackendSettings[TaggerModel]
-    """What tags."""
+    """The tagging model."""
     stop: tuple[str, ...] = SCENE_TAGS
-    """Tags that are left out, whatever their case: scenes, qualities, actions."""
+    """Tags to leave out, in any case of letters: scenes, qualities, actions."""
     min_score: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Least confidence of a tag, beyond what the backend asks for."""
+    """Least confidence of a tag, on top of the backend's own limit."""
     max_tags: Annotated[int, Ge(1)] = 30
     """Most tags of an image; the most confident are kept."""
 
     def process(self, batch: Sequence[Seed]) -> Sequence[Sequence[Tagged] | Drop]:
         """Each seed with its tags, most confident first, or NO_TAG; () where regions are annotated.
 
-        Of equal scores the one that the backend gave first comes first. ValueError for a score
-        outside of [0, 1].
+        Tags with equal scores keep the backend's order. ValueError for a score outside [0, 1].
         """
         asked = [k for k, seed in enumerate(batch) if not seed.regions]
         model = self.loaded(self.backend)

@@ -1,8 +1,8 @@
 """Rules on English answers: pure functions on text, with character offsets.
 
-They are closed word lists and local patterns, not a parser. Each rule says what it accepts and is
-written to miss a case rather than to invent one: what a rule cannot place makes a stage drop the
-row. English only; a text in another language has no mentions, colours, counts or sides.
+They are closed word lists and local patterns, not a parser. Each rule says what it accepts, and
+rather misses a case than accepts a wrong one: a stage drops a row whose words no rule recognises.
+English only; in a text in another language the rules find no mentions, colours, counts or sides.
 """
 
 from stages.wording.colors import ColorWord, color_names, color_words

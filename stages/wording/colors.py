@@ -66,8 +66,8 @@ _NEAR = {
     "teal": "blue",
     "turquoise": "blue",
 }
-"""Colours between the basic ones, or names of other things too. They are read, so that the answer
-is not taken to be silent on the colour, but never swapped."""
+"""Colours between the basic ones, and colour words that also name other things. They count as the
+answer's colour, but are never swapped."""
 
 _SHADES = lexicon.word_set("dark light bright pale deep vivid soft dull pastel neon royal sky")
 
@@ -78,7 +78,7 @@ class ColorWord(NamedTuple):
     name: str
     """The basic colour, or the nearest one."""
     span: Span
-    """Its words, a shade with it: "dark red"."""
+    """Its words, with the shade: "dark red"."""
     exact: bool
     """False for a word that is not the basic colour or a plain synonym: "teal"."""
 
@@ -88,7 +88,7 @@ def color_at(tokens: Sequence[Token], index: int) -> ColorWord | None:
     parts = tokens[index].lower.split("-")
     name = parts[-1]
     if len(parts) > 2 or (len(parts) == 2 and parts[0] not in _SHADES):
-        # "white-haired" is no colour of the noun; "red-and-white", "blue-green" are no basic one.
+        # "white-haired" is not the noun's colour; "red-and-white" and "blue-green" are not basic.
         known = [p for p in parts if p in _SYNONYMS or p in _NEAR]
         if len(known) < 2:
             return None
@@ -106,7 +106,7 @@ def color_at(tokens: Sequence[Token], index: int) -> ColorWord | None:
 
 
 def color_words(text: str) -> tuple[ColorWord, ...]:
-    """All colour words of a text, in order, whatever they belong to."""
+    """All colour words of a text, in order, of any noun."""
     tokens = tokenize(text)
     found = (color_at(tokens, i) for i in range(len(tokens)))
     return tuple(color for color in found if color is not None)

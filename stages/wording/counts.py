@@ -28,12 +28,12 @@ def number_words(number: int, *, digits: bool = False) -> str:
 
 
 def counted(text: str, mentions: Sequence[Mention]) -> Mention | str:
-    """The one mention that says how many there are, or in words why there is none to trust.
+    """The one mention that says how many there are, or the reason why none can be trusted.
 
-    `mentions` are all of the noun, but for those of another colour or sort. Trusted are a number
-    word, digits, or "a" for one, right in the noun's phrase. Not trusted: several numbers, "some",
+    `mentions` are all of the noun, except those of another colour or sort. Trusted are a number
+    word, digits, or "a" for one, in the noun's own phrase. Not trusted: several numbers, "some",
     "both", "another", "a single", "two of the", a phrase that only says what something is ("it is a
-    dog"), and a text that goes on about one, or about each, or with verbs that no rule knows.
+    dog"), and a text that then mentions one or each of them, or uses verbs that no rule knows.
     """
     numbered = [m for m in mentions if m.number is not None]
     if not numbered:
@@ -66,27 +66,27 @@ def counted(text: str, mentions: Sequence[Mention]) -> Mention | str:
 def _goes_on(
     text: str, tokens: Sequence[Token], mentions: Sequence[Mention], mention: Mention
 ) -> str | None:
-    """What else the text says that one more of the noun would make wrong; None for nothing."""
+    """Something else in the text that one more of the noun would make wrong; None if nothing is."""
     own = {t for m in mentions for t in (*m.modifiers, m.opener)}
     for i, token in enumerate(tokens):
         if token in own:
             continue
         alone = i + 1 == len(tokens) or lexicon.may_follow_number(tokens[i + 1].lower)
         if token.lower in _SHARING or (token.lower in {"one", "two"} and alone):
-            return f'"{token.text}" speaks of some of them'
+            return f'"{token.text}" refers to some of them'
     if mention.plural:
         after = tokens[mention.index + 1 : mention.index + 3]
         listed = len(after) == 2 and after[0].text in {",", ":"} and _opens(after[1])
         return "they may be named one by one" if listed else None
     if mention.opener is not None and mention.opener.lower in lexicon.ARTICLES:
         if tokens[0].lower in {"yes", "no"}:
-            return "an answer of yes or no is as true of two"
+            return "a yes or no would be true of two as well"
         if text.rstrip().endswith("?"):
             return "it is asked for"
     edits = _edits(tokens, mentions, mention)
     for token in tokens[mention.index + 1 :]:
         if token.lower in _SINGULAR_PRONOUNS and _span(token) not in edits:
-            return f'"{token.text}" may stand for it'
+            return f'"{token.text}" may refer to it'
     for each in mentions:
         wrong = _singular_verb(tokens, each, edits)
         if wrong is not None:
@@ -101,7 +101,7 @@ def _opens(token: Token) -> bool:
 def _singular_verb(
     tokens: Sequence[Token], mention: Mention, edits: Mapping[Span, str]
 ) -> str | None:
-    """A word behind the noun that may be a verb in its singular and stays so."""
+    """A word after the noun that may be a singular verb and would stay singular."""
     if not is_subject(tokens, _first_index(tokens, mention)):
         return None
     found = False
@@ -133,12 +133,12 @@ _SUBORDINATORS = lexicon.word_set("while when as because where although though w
 
 
 def place_word(text: str, mention: Mention) -> str | None:
-    """The word that ties the noun to one place or thing, where a copy elsewhere is not; or None.
+    """The word that ties the noun to a place or thing that a copy elsewhere would lack; or None.
 
-    In the noun's sentence: any word of position or of nearness ("next to", "in the middle"); a
-    preposition or a verb of which the noun is the object ("a vase with two flowers"); behind the
-    noun a preposition of place, unless with a ground that a copy has under it as well ("on the
-    grass", not "in the vase"), and a verb with an object, which the copy would lack ("holds a").
+    In the noun's sentence: any word of position or nearness ("next to", "in the middle"); a
+    preposition or verb whose object the noun is ("a vase with two flowers"); after the noun, a
+    preposition of place, unless it names a ground that the copy stands on too ("on the grass", not
+    "in the vase"), and a verb with an object, which the copy would lack ("holds a").
     """
     tokens = tokenize(text)
     start, end = _first_index(tokens, mention), mention.index + 1
@@ -166,7 +166,7 @@ def _finite(token: Token) -> bool:
 
 
 def _governs(tokens: Sequence[Token], index: int) -> bool:
-    """Whether the noun behind tokens[index] is what something else is with, in, at or doing."""
+    """Whether the noun after tokens[index] is the object of a preposition or verb."""
     word = tokens[index].lower
     if word == "of":
         # "a photo of two dogs", "a group of two dogs"; not "a vase of two flowers".
@@ -180,7 +180,7 @@ def _governs(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _ties(tokens: Sequence[Token], index: int) -> bool:
-    """Whether tokens[index], behind a noun, ties it to a thing."""
+    """Whether tokens[index], after a noun, ties it to a thing."""
     word = tokens[index].lower
     if index + 1 == len(tokens) or not tokens[index + 1].is_word:
         return False  # "with its tongue out."
@@ -228,9 +228,9 @@ _OWN = lexicon.word_set("wear wears wearing worn made")
 def one_more(text: str, mentions: Sequence[Mention], mention: Mention) -> str:
     """The text with the number of `mention` raised by one.
 
-    For one thing the noun becomes plural, in every mention, with the verb right behind it or found
-    as its predicate ("a dog in the grass is" to "two dogs in the grass are"), "there is", and an
-    "its" in the same sentence when the noun opens the sentence.
+    From one to two, every mention of the noun becomes plural, and with it the verb right after it
+    or its predicate ("a dog in the grass is" to "two dogs in the grass are"), "there is", and an
+    "its" in the same sentence if the noun opens that sentence.
     """
     return replace_spans(text, _edits(tokenize(text), mentions, mention).items())
 

@@ -18,8 +18,8 @@ def difference(one: str, other: str) -> tuple[tuple[Span, ...], tuple[Span, ...]
 
     * Words replaced by others: a span over the old words, and one over the new words.
     * Words only inserted or only deleted: a span over them in the text that has them; in the other
-      text a span over the word before the gap and the word after it (or the one there is, at an
-      end), so that neither side is left without a mark.
+      text a span over the words before and after the gap (only one of them at either end of the
+      text), so that both sides are marked.
     * Spans that touch or overlap, with nothing but white space between them, become one.
     """
     a, b = tokenize(one), tokenize(other)
@@ -68,5 +68,5 @@ def differing_words(one: str, other: str) -> tuple[frozenset[str], frozenset[str
 
 def _opcodes(a: Sequence[Token], b: Sequence[Token]) -> list[tuple[str, int, int, int, int]]:
     first, second = [token.text for token in a], [token.text for token in b]
-    # autojunk would take frequent words of long texts for noise.
+    # autojunk would treat frequent words of long texts as noise.
     return list(SequenceMatcher(None, first, second, autojunk=False).get_opcodes())

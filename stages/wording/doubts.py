@@ -1,4 +1,4 @@
-"""When a text or its annotation leaves open that there is a second thing of a name."""
+"""When a text or its annotation leaves room for a second thing of the same name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def is_part(noun: str) -> bool:
 def speaks_of_several(text: str, label: str, attributes: Iterable[str] = ()) -> bool:
     """Whether the text brings up more than one thing that the label fits.
 
-    Two mentions introduce one ("a brown dog and a white dog"), one means another ("another dog"),
-    or one shares its words with a noun left out ("a red and a blue kite"). A mention in a colour
-    that the label or the attributes rule out does not count, nor does another sort ("hot dog").
+    That is so if two mentions each introduce one ("a brown dog and a white dog"), if one means
+    another ("another dog"), or if one shares its words with a noun left out ("a red and a blue
+    kite"). Mentions in a colour that the label or the attributes rule out, or of another sort ("hot
+    dog"), do not count.
     """
     own = label_colors(label, attributes)
     new = 0
@@ -46,16 +47,16 @@ def speaks_of_several(text: str, label: str, attributes: Iterable[str] = ()) -> 
 def may_stay(text: str, label: str, others: Sequence[str]) -> str | None:
     """Why an image without the labelled thing may still show what its label names; None if not.
 
-    A sentence that there is none needs more than one thing gone: the label must not name a part, a
-    kind or the whole image, the answer must not speak of several, and no other label (`others`)
-    may name the same under another word, as "person" does for "man".
+    To say that there is none, removing one thing must leave no other: the label must not name a
+    part, a kind or the whole image, the answer must not mention several, and no other label
+    (`others`) may name the same thing by another word, as "person" does for "man".
     """
     words = label_words(label)
     if not words or any(c.isdigit() for c in label) or "'s" in label or "’s" in label:
         return "the label is not a plain name"
     head = words[-1]
     for nouns, why in (
-        (_IMAGE_OR_STUFF, "has no limits"),
+        (_IMAGE_OR_STUFF, "has no outline"),
         (lexicon.PARTS, "is a part of things"),
         (lexicon.GENERIC, "fits many things"),
     ):
@@ -64,7 +65,7 @@ def may_stay(text: str, label: str, others: Sequence[str]) -> str | None:
     mentions = [m for m in find_mentions(text, label) if refers_to(m, label)]
     one = not is_plural(head)
     if any(m.vague or (m.plural and one) for m in mentions) or speaks_of_several(text, label):
-        return f'the answer speaks of several "{head}"'
+        return f'the answer mentions several "{head}"'
     tokens = tokenize(text)
     for i, token in enumerate(tokens):
         last = i + 1 == len(tokens) or lexicon.may_follow_number(tokens[i + 1].lower)

@@ -16,7 +16,7 @@ QUANTIFIERS = word_set(
     "all both each every either neither several many few some any most more fewer other others "
     "another no dozens hundreds multiple various numerous half none such"
 )
-"""Words in front of a noun that make its number, or which one is meant, unclear."""
+"""Words before a noun that leave open how many, or which one, is meant."""
 
 NEGATIONS = word_set(
     "no not without never neither nor isn't aren't wasn't weren't lacks lacking nobody nothing"
@@ -87,7 +87,7 @@ _POSTPOSED = word_set(
     "present ready similar there together too tall visible wide also just still only now then "
     "almost very so ahead apart upside each both all either"
 )
-"""What may stand right behind a noun without being its head."""
+"""Words that may follow a noun directly without becoming its head."""
 
 _NOUNS_IN_ED = word_set("bed red shed sled seed weed feed speed reed")
 
@@ -105,7 +105,7 @@ def is_participle(word: str) -> bool:
 
 
 def may_follow_noun(word: str) -> bool:
-    """Whether a word right behind a singular noun leaves it the head of its phrase.
+    """Whether a singular noun stays the head of its phrase before this word.
 
     "corgi is", "pier leads", "man wearing": yes. "dog bowl", "car lights", "horse trailer": no.
     """
@@ -143,14 +143,14 @@ PARTICIPLES = word_set(
     "wearing holding riding sitting standing lying walking carrying eating looking playing "
     "flying jumping running with"
 )
-"""Where a label turns from its noun to a description: "man wearing a hat"."""
+"""Words with which a label passes from its noun to a description: "man wearing a hat"."""
 
 PEOPLE = word_set(
     "man woman person boy girl child kid baby people guy lady gentleman player umpire batsman "
     "bowler rider skier surfer driver worker officer soldier athlete student teacher crowd "
     "family couple human adult toddler bride groom face skin"
 )
-"""Nouns of which a colour word is not the colour of the pixels."""
+"""Nouns whose colour word is not the colour of their pixels."""
 
 COLOR_NAMES_OF_KINDS = {
     "bear": word_set("black brown"),
@@ -182,7 +182,7 @@ COLOR_NAMES_OF_KINDS = {
     "wine": word_set("red white"),
     "wolf": word_set("gray"),
 }
-"""Nouns with which a colour names a sort, which a change of colour does not change."""
+"""Nouns whose colour word names a sort ("black bear"): recolouring does not change the sort."""
 
 PLACE_WORDS = word_set(
     "left right middle center centre corner next beside between behind front near nearby "
@@ -197,7 +197,7 @@ HANDLING_WORDS = word_set(
     "using uses driving drives walking walks leading leads petting feeding feeds chasing chases "
     "swinging swings has have had having"
 )
-"""Words that make what stands behind them the thing somebody is busy with."""
+"""Words whose object is a thing that somebody is busy with."""
 
 OTHER_SORTS = {
     "bear": word_set("teddy gummy"),
@@ -212,7 +212,7 @@ OTHER_SORTS = {
     "lions": word_set("sea"),
     "mouse": word_set("computer wireless"),
 }
-"""Words with which a noun names something else: a hot dog is not a dog."""
+"""Words that make a noun name something else: a hot dog is not a dog."""
 
 STUFF = word_set(
     "sky grass ground floor water sand snow dirt mud gravel ice wall street road pavement sidewalk "
@@ -220,19 +220,19 @@ STUFF = word_set(
     "ceiling foliage greenery vegetation background foreground scenery light shadow reflection "
     "weather track tracks path trail court savanna desert park parking"
 )
-"""Nouns of what has no limits of its own: a box around some of it leaves the rest."""
+"""Nouns of things without an outline: a box around some of it leaves the rest."""
 
 PICTURE = word_set("picture image photo photograph scene view screenshot")
 """Nouns that may mean the whole image."""
 
 GROUNDS = STUFF | PICTURE | word_set("camera stone cloth carpet yard city town woods kitchen room")
-"""What a copy at a place that looks alike stands on or in as well."""
+"""Grounds that a copy, pasted where the surroundings look similar, stands on or in as well."""
 
 CLOTHES = word_set(
     "shirt suit dress jacket hat cap helmet uniform coat jersey shorts pants jeans outfit clothes "
     "vest sweater gear apron costume robe"
 )
-"""What a copy of somebody wears as well."""
+"""Things that a copy of a person wears as well."""
 
 PARTS = word_set(
     "arm beak bumper button collar corner door ear edge engine eye face finger fin foot fur hair "
@@ -240,13 +240,13 @@ PARTS = word_set(
     "paw pocket rim roof screen seat shoulder side sleeve spoke stem stripe tail tile tire toe "
     "tooth top trunk tusk wheel window windshield wing"
 )
-"""Parts of things, of which there are others that nobody annotates."""
+"""Parts of things; others of them are usually not annotated."""
 
 GENERIC = word_set(
     "animal appliance building clothing clothes device electronics food fruit furniture item "
     "object plant structure thing toy vegetable vehicle"
 )
-"""Nouns that fit things annotated under another name."""
+"""Nouns that also fit things annotated under another name."""
 
 KIN = word_set(
     "mother father parent parents sibling siblings brother sister friend companion mate twin herd "

@@ -1,4 +1,4 @@
-"""Where a text speaks of a labelled thing, and what it says of it right there.
+"""Where a text mentions a labelled thing, and what it says of it right there.
 
 Reads the noun phrase leftwards from its head ("two small red stools") and one predicate rightwards
 ("the stool in the corner is red"). It does not resolve pronouns or "ones", and knows no parts of
@@ -56,12 +56,12 @@ class Mention:
     colors: tuple[ColorWord, ...]
     """The colours the text gives to the noun, in its phrase or its predicate, in order."""
     partitive: bool
-    """Whether it is the whole of which some are meant: "two of the dogs", "most of the dogs"."""
+    """Whether it names a whole of which some are meant: "two of the dogs", "most of the dogs"."""
     shared: bool
-    """Whether another noun may share its opener or colours ("a red shirt and tie"), or it those of
-    one left out ("a red and a blue kite")."""
+    """Whether another noun may share its opener or colours ("a red shirt and tie"), or it may share
+    those of a noun left out ("a red and a blue kite")."""
     predicate: int | None
-    """Index of the "is", "are" ... of which the noun is the subject, where it was found."""
+    """Index of the "is", "are" ... whose subject the noun is; None if no rule found it."""
 
     @property
     def span(self) -> Span:
@@ -91,7 +91,7 @@ class Mention:
 
 @lru_cache(maxsize=1024)
 def find_mentions(text: str, label: str) -> tuple[Mention, ...]:
-    """All mentions of the head noun of `label` in `text`, in order, whatever their number or case.
+    """All mentions of the head noun of `label` in `text`, in order, in any number or case.
 
     Left out are matches inside other words, the noun in front of another ("dog bowl" for "dog"),
     and what the text denies ("no dog", "is not holding a dog") or compares with ("like a dog").
@@ -241,8 +241,8 @@ def _denied(tokens: Sequence[Token], before: int, opener: Token | None) -> bool:
 def negated(tokens: Sequence[Token], first: int, *, listed: bool = False) -> bool:
     """Whether a "not" or "no" in front of tokens[first] may reach it: "is not wearing a red hat".
 
-    A stop, "but", "and", "while" and the comma behind a "No," end its reach; a comma does too,
-    unless "or" follows or (`listed`) the phrase goes on with a list: "no dogs, cats".
+    A full stop, "but", "and", "while" and the comma after a "No," end its reach; any other comma
+    does too, unless "or" follows or (`listed`) the phrase continues as a list: "no dogs, cats".
     """
     acts = False
     for i in range(first - 1, -1, -1):
@@ -317,7 +317,7 @@ def _number(
 def _phrase_colors(
     tokens: Sequence[Token], first: int, index: int, own_words: frozenset[str]
 ) -> tuple[ColorWord, ...]:
-    """The colours in front of the noun; none that may belong to a noun in between."""
+    """The colours before the noun, without those that may belong to a noun in between."""
     found: list[ColorWord] = []
     for i in range(index - 1, first - 1, -1):
         color = color_at(tokens, i)

@@ -46,7 +46,7 @@ def singular_of(noun: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def plural_of(noun: str) -> str:
-    """The plural of a singular noun in lower case; a plural is given back as it is."""
+    """The plural of a singular noun in lower case; a plural is returned unchanged."""
     if noun in PLURAL_ONLY or singular_of(noun) is not None:
         return noun
     return str(_engine().plural_noun(noun) or noun)
@@ -59,7 +59,7 @@ def is_plural(noun: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def same_noun(one: str, other: str) -> bool:
-    """Whether two words are the same noun but for case and number."""
+    """Whether two words are the same noun, whatever their case and number."""
     a, b = one.lower(), other.lower()
     if not a or not b:
         return False
@@ -68,7 +68,7 @@ def same_noun(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def article_for(phrase: str) -> str:
-    """The article, "a" or "an", that the sound of the phrase asks for."""
+    """The article, "a" or "an", that fits the sound of the phrase."""
     return str(_engine().a(phrase)).split(maxsplit=1)[0]
 
 

@@ -19,7 +19,7 @@ _PLURAL_COPULAS = lexicon.word_set("are were look appear")
 
 
 def pronoun_colors(text: str) -> tuple[ColorWord, ...]:
-    """The colours a text gives by a pronoun ("it is red"), whatever that stands for."""
+    """The colours a text gives to a pronoun ("it is red"), whatever the pronoun refers to."""
     tokens = tokenize(text)
     found: tuple[ColorWord, ...] = ()
     for index in range(1, len(tokens)):
@@ -31,8 +31,8 @@ def pronoun_colors(text: str) -> tuple[ColorWord, ...]:
 def is_subject(tokens: Sequence[Token], first: int) -> bool:
     """Whether the phrase that begins at tokens[first] can be the subject of what follows it.
 
-    Not behind a preposition or a verb ("the wheel of the bike is", "a man holding a bat is"), and
-    behind "and" or a comma only where the clause before has its own verb.
+    Not after a preposition or a verb ("the wheel of the bike is", "a man holding a bat is"), and
+    after "and" or a comma only if the clause before has its own verb.
     """
     if first == 0:
         return True
@@ -58,9 +58,9 @@ def is_subject(tokens: Sequence[Token], first: int) -> bool:
 def predicate_of(tokens: Sequence[Token], first: int, index: int) -> int | None:
     """Index of the copula whose subject is the noun at `index`, in the phrase from `first` on.
 
-    Right behind it ("the stool is"), behind "that" or "which", or behind phrases that only place it
-    ("the stool in the corner is"); a comma, a conjunction or another verb on the way ends it. None
-    for a verb in the other number: "the cup and the plate are".
+    It follows the noun directly ("the stool is"), after "that" or "which", or after phrases that
+    only place the noun ("the stool in the corner is"); a comma, a conjunction or another verb in
+    between ends the search. None for a verb in the other number: "the cup and the plate are".
     """
     noun = tokens[index].lower
     i = index + 1

@@ -1,7 +1,7 @@
 """English text to sentences, and sentences to pieces that fit a limit. Changes no word.
 
-Answers to questions about images are prose, short lists, sometimes with Markdown. A sentence that
-is cut in two wrongly costs more than two that stay together: a fragment ("Mr.") resembles nothing.
+Answers to questions about images are prose or short lists, sometimes with Markdown. Cutting one
+sentence in two costs more than leaving two together: a fragment ("Mr.") matches no image.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _NEVER_LAST = frozenset({
     "mr", "mrs", "ms", "dr", "prof", "st", "mt", "sr", "rev", "gen", "capt", "col", "lt", "sgt",
     "fig", "figs", "eq", "vs", "e.g", "i.e", "cf", "viz", "approx", "ca", "resp", "al",
 })
-"""Abbreviations after which a sentence goes on, whatever follows."""
+"""Abbreviations that never end a sentence."""
 
 _BEFORE_NUMBER = frozenset({"no", "nos", "p", "pp", "vol", "ch", "sec", "art"})
-"""Abbreviations if a number follows ("No. 5"), else words ("No. There is none.")."""
+"""Abbreviations only before a number ("No. 5"), otherwise words ("No. There is none.")."""
 
 _OPENERS = frozenset({
     "a", "an", "the", "this", "that", "these", "those", "there", "here", "it", "its", "he", "his",
@@ -26,7 +26,7 @@ _OPENERS = frozenset({
     "below", "under", "next", "near", "and", "but", "so", "while", "however", "overall",
     "additionally", "also", "other", "yes",
 })
-"""Words that open sentences and no names: they end one after "U.S." or "plan B."."""
+"""Words that open sentences but not names: before them, "U.S." or "plan B." ends a sentence."""
 # fmt: on
 
 _END = re.compile(
@@ -37,9 +37,9 @@ _END = re.compile(
 )
 _OPENING = "\"'“‘([*_"
 _INITIALS = re.compile(r"(?:[A-Z]\.)*[A-HJ-Z]|(?:[A-Z]\.)+I")
-"""One capital (but for the word "I"), or several with dots between them, the last left out."""
+"""One capital (except the word "I"), or several with dots between them, without the last dot."""
 _MARKER = re.compile(r"^\s*(?:[-*•‣–]\s+|\(?\d{1,3}[.)]\s+|\(?[a-z][.)]\s+|\#{1,6}\s+|>\s+)+")
-"""What opens an item of a list, a heading or a quotation."""
+"""Marks that open a list item, a heading or a quotation."""
 
 _CLAUSE = re.compile(
     r"""(?<=[;:,])\s+                   # after a mark inside a sentence
@@ -50,20 +50,20 @@ _CLAUSE = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of an English text in order, white space made single; [] for none.
+    """The sentences of an English text in order, with single spaces; [] if there are none.
 
-    Items of a list, headings and paragraphs are sentences of their own, without their markers. No
-    sentence ends inside a number, after an abbreviation that asks for more, or before a word in
-    lower case.
+    List items, headings and paragraphs are separate sentences, without their markers. No sentence
+    ends inside a number, after an abbreviation that needs a continuation, or before a word in lower
+    case.
     """
     return [sentence for block in _blocks(text) for sentence in _split_block(block)]
 
 
 def split_to_fit(sentence: str, fits: Callable[[str], bool]) -> list[str]:
-    """The sentence in as few pieces as its clauses allow, each of which fits; all its words.
+    """The sentence, with all its words, in as few fitting pieces as its clauses allow.
 
-    Clauses are packed together in order; one that does not fit by itself is cut between words, and
-    a word that does not fit between letters. ValueError if not even one letter fits.
+    Clauses are packed together in order; one that does not fit alone is cut between words, and a
+    word that does not fit is cut between letters. ValueError if not even one letter fits.
     """
     if fits(sentence):
         return [sentence]
@@ -74,7 +74,7 @@ def split_to_fit(sentence: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _blocks(text: str) -> list[str]:
-    """Paragraphs and list items; a line that only wraps is joined to the one before."""
+    """Paragraphs and list items; a wrapped line is joined to the one before."""
     blocks: list[str] = []
     open_block = False
     for line in text.splitlines():

@@ -59,16 +59,16 @@ class SideReading:
     sides: tuple[Token, ...]
     """"left", "right", "leftmost" ... used as sides, in order."""
     doubt: str | None
-    """Why swapping these words may not describe the mirrored image; None if it does."""
+    """Why the swapped text may not describe the mirrored image; None if it does."""
 
 
 def read_sides(text: str) -> SideReading:
     """The side words of a text.
 
     Not sides: "right now", "right next to", "has left", "left behind", "all right". In doubt, and
-    so not to be mirrored: a "left" or "right" that no rule places; "left and right" of one thing,
-    which the mirror leaves true; what is denied of a side; turning clockwise, left-handed people,
-    clocks and writing, which it changes otherwise.
+    so not mirrored: a "left" or "right" that no rule recognises; "left and right" of one thing,
+    which stays true in the mirror; a denial about a side; and what a mirror changes in other ways:
+    turning clockwise, left-handed people, clocks and writing.
     """
     tokens = tokenize(text)
     sides: list[Token] = []
@@ -119,7 +119,7 @@ def _is_side(tokens: Sequence[Token], i: int) -> bool | None:
     if before in {"the", "a"}:
         return _behind_article(word, before, after)
     if before in _BEFORE:
-        # "to left her alone" is no English; "to right the boat" is rare but is.
+        # "to left her alone" is not English; "to right the boat" is, though rare.
         return None if before == "to" and after == "the" else True
     if after in _AFTER:
         return True
@@ -156,7 +156,7 @@ def _doubt(text: str, tokens: Sequence[Token], sides: Sequence[Token]) -> str | 
     for side in sides:
         index = next(i for i, token in enumerate(tokens) if token.start == side.start)
         if negated(tokens, index):
-            return f'"{side.text}" is denied, which may hold of both'
+            return f'"{side.text}" is denied, which may be true of both'
     said = [(s.lower, _content(side_clause(text, s))) for s in sides]
     for word, content in said:
         if (OPPOSITE[word], content) in said:

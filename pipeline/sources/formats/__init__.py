@@ -1,6 +1,6 @@
 """Input formats, one class a file: how each is recognised, and how its files become rows.
 
-Every concrete `Format` in a module of this folder is a format; there is no other list of them.
+Every concrete `Format` in a module of this folder is a format; they are listed nowhere else.
 """
 
 from functools import cache

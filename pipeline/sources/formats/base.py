@@ -48,7 +48,7 @@ class Format(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     """Suffixes of the files that it reads."""
     columns: ClassVar[tuple[str, ...]]
-    """The columns of its rows. One named as a field of a seed feeds that field."""
+    """The columns of its rows. One named as a field of a seed fills that field."""
     defaults: ClassVar[Mapping[str, str]] = {}
     """Field -> text where the row has none."""
 
@@ -60,7 +60,7 @@ class Format(ABC):
     def rows(self, source: Input, mapped: Mapped) -> Iterator[PlacedRow]:
         """The rows in input order; `SourceError` with file, row and field at the first wrong one.
 
-        Cells that feed no field of `mapped` may be left out.
+        Cells that fill no field of `mapped` may be left out.
         """
 
     def columns_of(self, source: Input) -> Sequence[str]:
@@ -89,7 +89,7 @@ class Format(ABC):
 class Table(Format):
     """Rows under whatever column names: an entry of `presets.yaml` maps them.
 
-    Tables are what is left: an input that another format recognises is not read as a table.
+    An input that another format recognises is not read as a table.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()

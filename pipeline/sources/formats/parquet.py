@@ -47,7 +47,7 @@ class Parquet(Table):
             return names
 
     def rows(self, source: Input, mapped: Mapped) -> Iterator[PlacedRow]:
-        """The rows, with only the columns that feed a field; images as `EmbeddedImage`."""
+        """The rows, with only the columns that fill a field; images as `EmbeddedImage`."""
         for file in source.files:
             with _readable(file), open_parquet(file.url) as parquet:
                 yield from _file_rows(file, parquet, mapped)
