@@ -1,7 +1,7 @@
 """A real HTTP server that speaks OpenAI's chat API on loopback and does as a script says.
 
 with ChatServer(lambda payload: Say("hello")) as server:
-    OpenAIChat(base_url=server.url, ...)
+    OpenAIChatSettings(base_url=server.url, ...)
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from stages.backends.chat.openai import OpenAIChat
-from stages.base import Device
+from stages.backends.chat.openai import OpenAIChatSettings
 
 
 @dataclass(frozen=True)
@@ -168,14 +167,10 @@ class ChatServer:
 
 @contextmanager
 def chatting(script: Script | Iterable[Any], **settings: Any) -> Iterator[tuple[Any, ChatServer]]:
-    """An open backend that talks to a server with this script, and the server."""
+    """A backend that talks to a server with this script, and the server."""
     with ChatServer(script) as server:
-        chat = OpenAIChat(base_url=server.url, **{"model": "scripted", "patience_s": 2, **settings})
-        chat.open(Device())
-        try:
-            yield chat, server
-        finally:
-            chat.close()
+        own = {"model": "scripted", "patience_s": 2, **settings}
+        yield OpenAIChatSettings(base_url=server.url, **own), server
 
 
 def completion(say: Say, payload: dict[str, Any]) -> dict[str, Any]:

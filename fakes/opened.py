@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, TypeVar
 
 from stages.base import Device, Stage
@@ -10,6 +11,8 @@ S = TypeVar("S", bound=Stage[Any, Any])
 
 
 def opened(stage: S) -> S:
-    """The stage with its backends loaded on the CPU."""
+    """The stage with its backends loaded on the CPU; they are closed when it is let go."""
     stage.open(Device())
+    for model in stage.models():
+        weakref.finalize(stage, model.close)
     return stage

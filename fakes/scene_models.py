@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from pipeline.demo.backgrounds import Background, paint_background
 from pipeline.demo.scenes import COLORS, SHAPES, _draw, scene
 from pipeline.demo.sentences import Thing, _plural
 from schemas.ids import row_seed
-from stages.base import Device
+from stages.base import CpuBackend
 from stages.edit.canvas import Size
 from stages.pixels import Pixels
 
@@ -122,8 +122,8 @@ def _renamed(fact: Fact, names: dict[str, str]) -> Fact:
     return replace(fact, color=color, shape=shape)
 
 
-@dataclass
-class SceneEditor:
+@dataclass(frozen=True)
+class SceneEditor(CpuBackend):
     """Edits scenes by instruction; of all edits, these shares go wrong."""
 
     folder: str
@@ -137,14 +137,6 @@ class SceneEditor:
     drifts: float = 0.0
     """The whole image moves, or is painted on another background."""
     max_tokens: int = 200
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def open(self, device: Device) -> None:
-        device.require_cpu(self.name)
-
-    def close(self) -> None:
-        pass
 
     def sizes(self, max_elongation: float) -> list[Size]:
         return [Size(SIDE, SIDE)]
@@ -241,8 +233,8 @@ def _drifted(image: Pixels, seed: int) -> Pixels:
     return (image // 3 + other // 3 * 2).astype(np.uint8)
 
 
-@dataclass
-class ScenePainter:
+@dataclass(frozen=True)
+class ScenePainter(CpuBackend):
     """Paints the sentence it is given; a share of its images shows the original's things."""
 
     folder: str
@@ -250,14 +242,6 @@ class ScenePainter:
     disobeys: float = 0.0
     """Share of the images that show what the sentence does not say."""
     max_tokens: int = 200
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def open(self, device: Device) -> None:
-        device.require_cpu(self.name)
-
-    def close(self) -> None:
-        pass
 
     def count_tokens(self, descriptions: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in descriptions]

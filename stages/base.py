@@ -173,7 +173,7 @@ class Stage(_Step, Generic[In, Out]):
         object.__setattr__(self, "_loaded", loaded)
         for backend in self.backends():
             if all(backend != other for other, _ in loaded):
-                loaded.append((backend, _load(backend, device)))
+                loaded.append((backend, backend.load(device)))
 
     @abstractmethod
     def process(self, batch: Sequence[In]) -> Sequence[Sequence[Out] | Drop]:
@@ -186,7 +186,7 @@ class Stage(_Step, Generic[In, Out]):
                 stack.callback(model.close)
             object.__setattr__(self, "_loaded", ())
 
-    def backends(self) -> Sequence[Any]:
+    def backends(self) -> Sequence[BackendSettings[Any]]:
         """The backends in its fields, and in the fields of its groups of settings."""
         return tuple(_backends_in(self))
 
@@ -248,31 +248,10 @@ class Metered(Protocol):
         """
 
 
-class Backend(Protocol):
-    """A backend that is opened in place; being replaced by `BackendSettings`."""
-
-    def open(self, device: Device) -> None:
-        """Load weights onto `device`; raise if it is not there, never fall back to another."""
-
-    def close(self) -> None:
-        """Free the device. Safe after a failed `open`, and twice."""
-
-
-def _load(backend: Any, device: Device) -> Any:
-    if isinstance(backend, BackendSettings):
-        return backend.load(device)
-    try:
-        backend.open(device)
-    except BaseException:
-        backend.close()
-        raise
-    return backend
-
-
 def _backends_in(settings: object) -> Iterator[BackendSettings[Any]]:
     for field in fields(settings) if is_dataclass(settings) else ():
         value = getattr(settings, field.name)
-        if isinstance(value, BackendSettings) or hasattr(value, "open"):
+        if isinstance(value, BackendSettings):
             yield value
         elif not isinstance(value, type):
             yield from _backends_in(value)

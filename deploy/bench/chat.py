@@ -26,7 +26,7 @@ from measure import header, quiet, scratch, spread
 
 from fakes.chat_server import ChatServer
 from schemas.records import Image
-from stages.backends.chat.openai import OpenAIChat
+from stages.backends.chat.openai import OpenAIChatSettings
 from stages.base import Device
 from stages.language.chat import Message, Reply, Request, Sampling
 from stages.language.prompting import Prompt
@@ -136,8 +136,7 @@ async def bare(url: str, bodies: list[bytes], in_flight: int, into: list[Took]) 
 
 def ours(url: str, asked: list[Request[EditFindings]], into: list[Took], **settings: Any) -> None:
     """The backend asks all requests."""
-    chat = OpenAIChat(base_url=url, **settings)
-    chat.open(Device())
+    chat = OpenAIChatSettings(base_url=url, **settings).load(Device())
     try:
         with timed(len(asked), into):
             results = chat.chat(asked)
@@ -155,7 +154,7 @@ def main() -> None:
     quiet()
     print(header("Chat: requests and tokens a second"))
     asked = requests(1024)
-    chat = OpenAIChat()
+    chat = OpenAIChatSettings()
     bodies = [json.dumps(chat._payload(request)).encode() for request in asked]  # noqa: SLF001
     tokens = len(json.dumps(REPLY)) // 4
     print(

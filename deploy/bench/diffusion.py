@@ -26,9 +26,11 @@ from measure import header, quiet, spread
 from random_pipelines import FULL, SMALL, random_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.backends.diffusion.flux import Flux
+from stages.backends.diffusion.flux import FluxSettings
+from stages.backends.diffusion.flux_model import FluxModel
 from stages.backends.diffusion.pipeline import prepared
-from stages.backends.diffusion.qwen_edit import QwenImageEdit, QwenImageEditPlus
+from stages.backends.diffusion.qwen_edit import QwenImageEditPlusSettings, QwenImageEditSettings
+from stages.backends.diffusion.qwen_edit_model import QwenImageEditModel, QwenImageEditPlusModel
 from stages.backends.diffusion.settings import FirstBlock, StepCache, TaylorSeer
 from stages.base import Device
 from stages.edit.canvas import Size
@@ -37,7 +39,11 @@ from stages.pixels import Pixels
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0}
 """Dense bf16 teraflop/s by what the device's name holds."""
 GIB = 2**30
-BACKENDS = {"flux": Flux, "qwen_edit": QwenImageEdit, "qwen_edit_plus": QwenImageEditPlus}
+BACKENDS = {
+    "flux": (FluxSettings, FluxModel),
+    "qwen_edit": (QwenImageEditSettings, QwenImageEditModel),
+    "qwen_edit_plus": (QwenImageEditPlusSettings, QwenImageEditPlusModel),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def papers_way(pipe: Any, work: Load, settings: dict[str, Any]) -> list[Pixels]:
 
 def our_way(backend: Any, work: Load) -> list[Pixels]:
     """As the stages ask for it: an edit with its candidates, a description for each image."""
-    if isinstance(backend, Flux):
+    if isinstance(backend, FluxModel):
         texts = [t for t, own in zip(work.texts, work.seeds, strict=True) for _ in own]
         seeds = [seed for own in work.seeds for seed in own]
         return backend.synthesize(texts, seeds, work.size)
@@ -131,8 +137,9 @@ def flops_a_image(make: Callable[[], list[Pixels]]) -> float:
 @contextmanager
 def step_cache(pipe: Any, backend: Any, how: StepCache) -> Iterator[Any]:
     """The backend with a step cache, for a while."""
-    cached = replace(backend, step_cache=how)
-    cached._pipeline = prepared(pipe, Device(str(pipe.device)), step_cache=how)  # noqa: SLF001
+    device = Device(str(pipe.device))
+    pipeline = prepared(pipe, device, step_cache=how)
+    cached = type(backend)(replace(backend.settings, step_cache=how), device, pipeline)
     try:
         yield cached
     finally:
@@ -149,23 +156,23 @@ def inexact_ways(
     ):
         with step_cache(pipe, backend, how) as cached:
             yield name, measured(lambda cached=cached: our_way(cached, work), args)
-    quick = replace(backend, steps=args.few_steps)
-    quick._pipeline = backend._pipeline  # noqa: SLF001
-    if args.family != "flux":
-        quick.true_cfg_scale = 1.0
-    yield f"{args.few_steps} steps, one pass*", measured(lambda: our_way(quick, work), args)
+    usual = backend.settings
+    one_pass = {} if args.family == "flux" else {"true_cfg_scale": 1.0}
+    backend.settings = replace(usual, steps=args.few_steps, **one_pass)
+    yield f"{args.few_steps} steps, one pass*", measured(lambda: our_way(backend, work), args)
+    backend.settings = usual
 
 
 def ways(args: argparse.Namespace, pipe: Any, work: Load) -> Iterator[tuple[str, Result]]:
     """Name and result of every way, the papers' first."""
     device = Device(args.device, "bfloat16" if args.device.startswith("cuda") else "float32")
-    make = BACKENDS[args.family]
-    backend = make(model="random weights", steps=args.steps, rows=1)
+    of_family, model = BACKENDS[args.family]
+    own = of_family(model="random weights", steps=args.steps, rows=1)
     settings: dict[str, Any] = {"num_inference_steps": args.steps}
     if args.family == "flux":
-        settings["guidance_scale"] = backend.guidance
+        settings["guidance_scale"] = own.guidance
     else:
-        settings |= {"negative_prompt": " ", "true_cfg_scale": backend.true_cfg_scale}
+        settings |= {"negative_prompt": " ", "true_cfg_scale": own.true_cfg_scale}
     pipe.set_progress_bar_config(disable=True)
     if args.device.startswith("cuda"):
         pipe.enable_model_cpu_offload()
@@ -176,9 +183,9 @@ def ways(args: argparse.Namespace, pipe: Any, work: Load) -> Iterator[tuple[str,
         pipe.remove_all_hooks()
     pipe.to(args.device)
     yield "one at a time", measured(lambda: papers_way(pipe, work, settings), args)
-    backend._pipeline = prepared(pipe, device)  # noqa: SLF001
+    backend = model(own, device, prepared(pipe, device))
     yield "words read once", measured(lambda: our_way(backend, work), args)
-    backend.rows = args.rows
+    backend.settings = replace(own, rows=args.rows)
     yield f"and {args.rows} in a call", measured(lambda: our_way(backend, work), args)
     if not args.exact:
         yield from inexact_ways(args, pipe, backend, work)

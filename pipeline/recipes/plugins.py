@@ -90,6 +90,8 @@ def _with_backend(choice: Choice, place: str, field: str, backend: type[Any]) ->
         raise _RefusedError(
             f'{backend.__name__} has no name; give it name: Literal["mine"] = "mine"'
         )
+    if not callable(getattr(backend, "load", None)):
+        raise _RefusedError(f"{backend.__name__} has no load(device), which gives its open model")
     if backend.name in (other.name for other in there):
         raise _RefusedError(f"there is a backend {backend.name} for {place} already")
     return Choice(choice.stage, {**choice.backends, field: (*there, backend)})

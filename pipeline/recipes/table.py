@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.backends.chat.openai import OpenAIChat
-from stages.backends.chat.transformers import TransformersChat
-from stages.backends.chat.vllm import VllmChat
-from stages.backends.diffusion.flux import Flux
-from stages.backends.diffusion.flux_kontext import FluxKontext
-from stages.backends.diffusion.qwen_edit import QwenImageEdit, QwenImageEditPlus
-from stages.backends.diffusion.qwen_image import QwenImage
-from stages.backends.diffusion.z_image import ZImage
+from stages.backends.chat.openai import OpenAIChatSettings
+from stages.backends.chat.transformers import TransformersChatSettings
+from stages.backends.chat.vllm import VllmChatSettings
+from stages.backends.diffusion.flux import FluxSettings
+from stages.backends.diffusion.flux_kontext import FluxKontextSettings
+from stages.backends.diffusion.qwen_edit import QwenImageEditPlusSettings, QwenImageEditSettings
+from stages.backends.diffusion.qwen_image import QwenImageSettings
+from stages.backends.diffusion.z_image import ZImageSettings
 from stages.backends.embed.clip import ClipSettings
 from stages.backends.embed.descriptors import ColorLayout, GradientGrid
 from stages.backends.embed.dinov2 import Dinov2Settings
@@ -71,7 +71,7 @@ class Choice:
     """Per backend field of the stage, the backend classes it can use, the default first."""
 
 
-CHATS: Sequence[type[Any]] = [OpenAIChat, VllmChat]
+CHATS: Sequence[type[Any]] = [OpenAIChatSettings, VllmChatSettings]
 """Chat models, the default first."""
 
 STAGES: Mapping[str, Choice] = {
@@ -98,13 +98,19 @@ STAGES: Mapping[str, Choice] = {
     "given_negative": Choice(UseGivenNegative, {}),
     "planner": Choice(Planner, {"chat": CHATS}),
     "editor": Choice(
-        Editor, {"backend": [QwenImageEditPlus, QwenImageEdit, FluxKontext], "check": CHATS}
+        Editor,
+        {
+            "backend": [QwenImageEditPlusSettings, QwenImageEditSettings, FluxKontextSettings],
+            "check": CHATS,
+        },
     ),
-    "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChat]}),
+    "sampler": Choice(Sampler, {"chat": [*CHATS, TransformersChatSettings]}),
     "judge": Choice(Judge, {"chat": CHATS}),
     "answer_pairs": Choice(AnswerPairer, {}),
     "describer": Choice(Describer, {"chat": CHATS}),
-    "synthesizer": Choice(Synthesizer, {"backend": [Flux, QwenImage, ZImage]}),
+    "synthesizer": Choice(
+        Synthesizer, {"backend": [FluxSettings, QwenImageSettings, ZImageSettings]}
+    ),
     "questioner": Choice(Questioner, {"chat": CHATS}),
     "rewriter": Choice(Rewriter, {"chat": CHATS}),
     "answerer": Choice(Answerer, {"chat": CHATS}),

@@ -19,7 +19,7 @@ from schemas.geometry import Box, Mask
 from schemas.ids import row_seed
 from schemas.records import Candidate, Drop, Image, Reason, Region
 from schemas.texts import PlannedEdit
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.edit.blending import blended
 from stages.edit.canvas import Canvas, Size, canvas_for, elongation
 from stages.edit.drift import grown, held_together, similarity, tint, visible_change, without_tint
@@ -34,11 +34,8 @@ BoolMask = NDArray[np.bool_]
 
 
 @runtime_checkable
-class EditorBackend(Backend, Protocol):
+class EditorModel(Model, Protocol):
     """What edits images by instruction."""
-
-    max_tokens: int
-    """Longest instruction that it reads to its end."""
 
     def sizes(self, max_elongation: float) -> list[Size]:
         """The sizes that it edits without resampling, none longer by shorter than this."""
@@ -56,6 +53,15 @@ class EditorBackend(Backend, Protocol):
 
         What comes of a (image, instruction, seed) does not depend on what else is asked for.
         """
+
+
+@runtime_checkable
+class EditorBackend(BackendSettings[EditorModel], Protocol):
+    """Its settings."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest instruction that it reads to its end."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,10 @@ class Editor(Stage[PlannedEdit, Candidate]):
 
     def _canvases(self, batch: Sequence[PlannedEdit]) -> list[Canvas | Drop]:
         """Where each image goes, or why it cannot be edited."""
-        sizes = self.backend.sizes(self.max_elongation)
-        lengths = self.backend.count_tokens([record.contrast.instruction for record in batch])
+        sizes = self.loaded(self.backend).sizes(self.max_elongation)
+        lengths = self.loaded(self.backend).count_tokens(
+            [record.contrast.instruction for record in batch]
+        )
         found: list[Canvas | Drop] = []
         for record, length in zip(batch, lengths, strict=True):
             size = Size(record.seed.width, record.seed.height)
@@ -170,7 +178,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
             [row_seed(w.record.seed.run_seed, w.record.seed.seed_id, "editor", n) for n in numbers]
             for w in works
         ]
-        edited = self.backend.edit(
+        edited = self.loaded(self.backend).edit(
             [work.placed for work in works],
             [work.record.contrast.instruction for work in works],
             seeds,
@@ -184,7 +192,7 @@ class Editor(Stage[PlannedEdit, Candidate]):
             return judged
         asked = [one for own in judged for one in own if isinstance(one, Candidate)]
         replies = replies_to(
-            self.check, [checker.requests(one, "editor", attempt) for one in asked]
+            self.loaded(self.check), [checker.requests(one, "editor", attempt) for one in asked]
         )
         ballots = (checker.ballot(one, own) for one, own in zip(asked, replies, strict=True))
         return [

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le, MultipleOf
 from schemas.ids import content_id, row_seed
 from schemas.records import Candidate, Drop, Reason
 from schemas.texts import Described
-from stages.base import Backend, Stage
+from stages.base import BackendSettings, Model, Stage
 from stages.edit.canvas import Size, covered, elongation
 from stages.pixels import Pixels, decode, encode_jpeg
 
@@ -21,11 +21,8 @@ MULTIPLE = 16
 
 
 @runtime_checkable
-class SynthesizerBackend(Backend, Protocol):
+class SynthesizerModel(Model, Protocol):
     """What paints."""
-
-    max_tokens: int
-    """Longest description that it reads to its end."""
 
     def count_tokens(self, descriptions: Sequence[str]) -> list[int]:
         """Lengths of descriptions, to be held against `max_tokens`."""
@@ -37,6 +34,15 @@ class SynthesizerBackend(Backend, Protocol):
 
         What comes of a (description, seed, size) does not depend on what else is asked for.
         """
+
+
+@runtime_checkable
+class SynthesizerBackend(BackendSettings[SynthesizerModel], Protocol):
+    """Its settings."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest description that it reads to its end."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Synthesizer(Stage[Described, Candidate]):
                 by_size.setdefault(size, []).extend((i, n) for n in range(self.num_images))
         made: dict[tuple[int, int], Pixels] = {}
         for size, rows in by_size.items():
-            painted = self.backend.synthesize(
+            painted = self.loaded(self.backend).synthesize(
                 [batch[i].description for i, _ in rows],
                 [_seed(batch[i], number) for i, number in rows],
                 size,
@@ -86,7 +92,7 @@ class Synthesizer(Stage[Described, Candidate]):
 
     def _sizes(self, batch: Sequence[Described]) -> list[Size | Drop]:
         """What size each row is painted in, or why it is not."""
-        lengths = self.backend.count_tokens([record.description for record in batch])
+        lengths = self.loaded(self.backend).count_tokens([record.description for record in batch])
         found: list[Size | Drop] = []
         for record, length in zip(batch, lengths, strict=True):
             own = Size(record.seed.width, record.seed.height)

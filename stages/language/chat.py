@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from schemas.records import Drop, Image, Reason
-from stages.base import Backend
+from stages.base import BackendSettings, Model
 
 
 class Form(BaseModel):
@@ -109,14 +109,20 @@ class Unanswered:
 
 
 @runtime_checkable
-class ChatBackend(Backend, Protocol):
+class ChatModel(Model, Protocol):
     """A language model that sees images."""
-
-    model: str
-    """Its id, as a verdict names its judge."""
 
     def chat(self, requests: Sequence[Request[Answer]]) -> list[Reply[Answer] | Unanswered]:
         """One result per request, in order; requests of a batch do not know of each other.
 
         Raises ServiceDown if the model cannot be reached, so that no row is to blame.
         """
+
+
+@runtime_checkable
+class ChatBackend(BackendSettings[ChatModel], Protocol):
+    """Its settings."""
+
+    @property
+    def model(self) -> str:
+        """Its id, as a verdict names its judge."""

@@ -13,11 +13,20 @@ from typing import ClassVar, Generic
 from schemas.ids import row_seed
 from schemas.records import Drop, Seed
 from stages.base import In, Out, Stage
-from stages.language.chat import Answer, ChatBackend, Message, Reply, Request, Sampling, Unanswered
+from stages.language.chat import (
+    Answer,
+    ChatBackend,
+    ChatModel,
+    Message,
+    Reply,
+    Request,
+    Sampling,
+    Unanswered,
+)
 
 
 def replies_to(
-    model: ChatBackend, asked: Sequence[Sequence[Request[Answer]]]
+    model: ChatModel, asked: Sequence[Sequence[Request[Answer]]]
 ) -> list[list[Reply[Answer] | Unanswered]]:
     """What a model replies to the requests of each record, in order; one call for all of them."""
     results = iter(model.chat([request for requests in asked for request in requests]))
@@ -61,7 +70,9 @@ class ManyRequestsStage(Stage[In, Out], Generic[In, Out, Answer]):
     def process(self, batch: Sequence[In]) -> Sequence[Sequence[Out] | Drop]:
         """What each record leads to, or the drop that says why nothing was asked about it."""
         asked = [self.ask_all(record) for record in batch]
-        answered = iter(replies_to(self.chat, [own for own in asked if not isinstance(own, Drop)]))
+        answered = iter(
+            replies_to(self.loaded(self.chat), [own for own in asked if not isinstance(own, Drop)])
+        )
         return [
             own if isinstance(own, Drop) else self.conclude_all(record, next(answered))
             for record, own in zip(batch, asked, strict=True)

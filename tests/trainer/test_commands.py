@@ -134,7 +134,7 @@ def known(real_run, checkpoint, tmp_path, monkeypatch):
         (["train", "RUN", "--model", "./gone", "--output", "O", "--preset", "dpo"], "./gone"),
         (["evaluate", "RUN", "--model", "MODEL", "--held-out"], "wants --run"),
         (["merge", "nowhere", "O"], "no trained weights"),
-        (["export-eval", "nowhere", "O"], "no config.json"),
+        (["export-eval", "nowhere", "O"], "config.json is missing"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(arguments, said, known, capsys):

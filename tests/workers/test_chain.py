@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import Drop, Reason, Seed
-from stages.base import Device, Stage
+from stages.base import CpuBackend, Device, Stage
 from tests.workers.fakes import FanOut, Lowest, Saboteur, chain, ref
 from workers.chain import ChainRunner, Link, StageContractError
 from workers.counters import Counters
@@ -154,16 +154,12 @@ def test_idle_time_is_dealt_out_by_busy_time():
     assert counters.stages["r", "y"].idle_s == 2.0
 
 
-@dataclass
-class Meter:
+@dataclass(eq=False)
+class Meter(CpuBackend):
     """Counts what it is asked for, as a paid endpoint would."""
 
     num: int = 0
-
-    def open(self, device: Device) -> None:
-        assert device == Device()
-
-    def close(self) -> None: ...
+    name: str = "meter"
 
     def usage(self) -> dict[str, float]:
         return {"requests": self.num, "cost_usd": self.num / 10}

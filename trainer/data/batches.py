@@ -52,10 +52,10 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Hidden:
-    """What a model thinks before the tokens whose distributions are compared."""
+    """A model's hidden states before the tokens whose distributions are compared."""
 
     states: Tensor
-    """Hidden states [N, H], with gradient where the model learns."""
+    """Hidden states [N, H], with gradient for the policy."""
     head: Callable[[Tensor], Tensor]
     """States to logits over the vocabulary."""
     vocabulary: int
@@ -65,11 +65,20 @@ class Hidden:
 
 
 class Exchange:
-    """What two forwards leave for each other. Not a dataclass: FSDP hands copies of those on."""
+    """What the policy's and the reference's forward of a batch share.
+
+    Neither a dataclass nor a dict: FSDP passes copies of those to the module, so that what one
+    forward stores there is lost to the other.
+    """
 
     def __init__(self) -> None:
-        """Nothing is there yet."""
+        """Start empty."""
+        self.features: dict[int, tuple[ImageFeatures, ...]] = {}
+        """Encoded images by `id` of the model. The first forward stores them if tower and projector
+        are frozen, so that policy and reference with the same weights encode each image once."""
         self.hidden: list[Hidden] = []
+        """For views that compare distributions: hidden states of the policy's forward, then of the
+        reference's, for `trainer.model.token_kl`."""
 
 
 @dataclass
@@ -91,13 +100,9 @@ class Batch:
     pixels: dict[str, Tensor]
     """Tensors of all images, one after the other."""
     device: torch.device | str = "cpu"
-    """Where its tables belong."""
-    features: dict[int, tuple[ImageFeatures, ...]] = field(default_factory=dict, compare=False)
-    """Encoded images by model, kept by its first forward where they do not depend on what trains,
-    so that policy and reference of one set of weights encode them once."""
+    """Device of its pixels and its tables."""
     exchange: Exchange = field(default_factory=Exchange, compare=False)
-    """Where views compare distributions: hidden states left here by the policy's forward, then by
-    the reference's, for `trainer.model.token_kl`."""
+    """Shared by the two forwards of this batch."""
 
     def __len__(self) -> int:
         return len(self.pair_ids)

@@ -189,8 +189,8 @@ def _refilled(parts: list[Any], number: int) -> list[Any]:
 
 
 def _image_calls(family: type[Family], inner: PreTrainedModel, batch: Batch) -> list[list[int]]:
-    """Images by call of the tower; none where this model has encoded the batch before."""
-    if id(inner) in batch.features:
+    """Image numbers by call of the tower; empty if this model has already encoded the batch."""
+    if id(inner) in batch.exchange.features:
         return []
     at_once = None if family.encoder_trains(inner) else PATCHES_AT_ONCE
     patches = [image.num_patches for image in batch.images]
@@ -203,8 +203,8 @@ def _encode(
     batch: Batch,
     groups: Sequence[Sequence[int]],
 ) -> tuple[ImageFeatures, ...]:
-    """The batch's images; kept with the batch where they do not depend on what learns."""
-    found = batch.features.get(id(inner))
+    """The batch's encoded images; stored for the next forward if tower and projector are frozen."""
+    found = batch.exchange.features.get(id(inner))
     if found is None:
         found = encode(family, inner, batch.image_tensors(), groups)
         for image, features in zip(batch.images, found, strict=True):
@@ -216,7 +216,7 @@ def _encode(
                     "num_additional_image_tokens, vision_feature_select_strategy)"
                 )
         if not family.encoder_trains(inner):
-            batch.features[id(inner)] = found
+            batch.exchange.features[id(inner)] = found
     return found
 
 

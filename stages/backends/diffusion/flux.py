@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -14,25 +14,20 @@ from stages.backends.diffusion.settings import (
     StepCache,
     Weights,
     checkpoints_of,
-    rows_a_call,
 )
 from stages.backends.weights.checkpoints import Checkpoint
-from stages.base import OPERATIONAL, Device
-from stages.edit.canvas import Size
-from stages.pixels import Pixels
+from stages.base import OPERATIONAL, Device, Settings
 
 if TYPE_CHECKING:
-    from stages.backends.diffusion.pipeline import Pipeline
+    from stages.backends.diffusion.flux_model import FluxModel
 
 
-@dataclass
-class Flux:
+@dataclass(frozen=True)
+class FluxSettings(Settings):
     """FLUX.1-dev with OViP's settings (arXiv 2505.15963, `annotate.py`); schnell without guidance.
 
     OViP drew all its images from seed 0; here each row has its own.
     """
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: Literal["flux"] = "flux"
     """Which backend this is."""
@@ -56,69 +51,13 @@ class Flux:
     mood, reads the first 77."""
     rows: Rows = field(default=8, metadata=OPERATIONAL)
     """Images denoised in one call: speed and memory alone."""
-    _pipeline: Any = field(default=None, init=False, repr=False, compare=False)
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         """The pipeline, and the LoRA if there is one."""
         return checkpoints_of(self.model, self.revision, self.few_steps)
 
-    def open(self, device: Device) -> None:
+    def load(self, device: Device) -> FluxModel:
         """Load the pipeline; CheckpointError or ValueError in one line."""
-        from stages.backends.diffusion.pipeline import open_pipeline
+        from stages.backends.diffusion.flux_model import FluxModel
 
-        self._pipeline = open_pipeline(
-            "FluxPipeline",
-            self.checkpoints()[0],
-            device,
-            few_steps=self.few_steps,
-            weights=self.weights,
-            step_cache=self.step_cache,
-        )
-        self._pipeline.require_guidance(self.guidance)
-
-    def close(self) -> None:
-        """Free the device."""
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
-
-    def count_tokens(self, descriptions: Sequence[str]) -> list[int]:
-        """Lengths of descriptions, to be held against `max_tokens`."""
-        return count_flux_tokens(self._pipeline, descriptions)
-
-    def synthesize(
-        self, descriptions: Sequence[str], seeds: Sequence[int], size: Size
-    ) -> list[Pixels]:
-        """One image for each description and its seed; sides are multiples of 16."""
-        most = rows_a_call(self.rows, self.step_cache)
-        made: list[Pixels] = []
-        for start in range(0, len(descriptions), most):
-            rows = slice(start, start + most)
-            made += self._pipeline.images(
-                seeds[rows],
-                width=size.width,
-                height=size.height,
-                num_inference_steps=self.steps,
-                guidance_scale=self.guidance,
-                **flux_words(self._pipeline, descriptions[rows], self.max_tokens),
-            )
-        return made
-
-
-def count_flux_tokens(pipeline: Pipeline, texts: Sequence[str]) -> list[int]:
-    """Lengths in tokens of the T5 encoder, the end included."""
-    return [len(one) for one in pipeline.pipe.tokenizer_2(list(texts)).input_ids]
-
-
-def flux_words(pipeline: Pipeline, texts: Sequence[str], max_tokens: int) -> dict[str, Any]:
-    """The pipeline's settings on what to make, one row a text; equal texts are read once."""
-    import torch
-
-    read = [
-        pipeline.read(text, prompt=[text], prompt_2=None, max_sequence_length=max_tokens)
-        for text in texts
-    ]
-    return {
-        "prompt_embeds": torch.cat([words for words, _, _ in read]),
-        "pooled_prompt_embeds": torch.cat([pooled for _, pooled, _ in read]),
-    }
+        return FluxModel(self, device)

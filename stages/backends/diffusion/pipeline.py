@@ -1,7 +1,4 @@
-"""Pipelines of the diffusers library from a checkpoint, and how they are called.
-
-Imported by the diffusion backends in `open`.
-"""
+"""Pipelines of the diffusers library from a checkpoint, and how they are called."""
 
 from __future__ import annotations
 
@@ -146,7 +143,9 @@ class Pipeline:
             )
 
     def close(self) -> None:
-        """Free the device; not to be used afterwards."""
+        """Free the device; safe to call twice."""
+        if "pipe" not in vars(self):
+            return
         device = self.pipe.device
         self._read.clear()
         del self.pipe

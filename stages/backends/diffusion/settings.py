@@ -6,21 +6,18 @@ Knows no tensors, so that recipes are read without torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from stages.backends.weights.checkpoints import Checkpoint
-from stages.base import OPERATIONAL
 
 Weights = Literal["full", "int8", "fp8"]
 """In what form the transformer's weights are kept and multiplied. "full" is the placement's dtype;
 "int8" and "fp8" quantise weights and activations (torchao), fp8 only on GPUs of compute capability
 8.9 and later."""
 
-ROWS: Any = field(default=4, metadata=OPERATIONAL)
-"""A backend's `rows`: how many images are denoised in one call. Speed and memory alone."""
 Rows = Annotated[int, Ge(1), Le(256)]
 
 
@@ -109,3 +106,6 @@ def require_one_pass(few_steps: FewSteps | None, true_cfg_scale: float) -> None:
             f"few_steps is set, and true_cfg_scale is {true_cfg_scale}: few-step weights are made "
             "for one pass a step; set true_cfg_scale to 1"
         )
+
+
+"""A backend\'s `rows`: how many images are denoised in one call. Speed and memory alone."""

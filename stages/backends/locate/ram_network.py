@@ -1,6 +1,6 @@
 """RAM (arXiv 2306.03514) and RAM++ (arXiv 2310.15200) as one module, filled from their checkpoints.
 
-Imported by `ram.py` in `open`. The image goes through a Swin transformer, that of transformers.
+The image goes through a Swin transformer, that of transformers.
 Every tag is a query that looks at the image's tokens in a small decoder, and a linear layer says
 whether it is there. RAM has one vector for a tag; RAM++ has 51, of as many descriptions of it, and
 weighs them by how alike each is to the image.

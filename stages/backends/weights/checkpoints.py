@@ -46,7 +46,7 @@ class HasCheckpoints(Protocol):
     """A backend with weights."""
 
     def checkpoints(self) -> Sequence[Checkpoint]:
-        """What it will load in `open`."""
+        """What `load` reads."""
 
 
 def is_path(model: str) -> bool:

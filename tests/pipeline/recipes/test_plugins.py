@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import Literal
 from stages.backends.inpaint.classical import TeleaFill
 
-@dataclass
+@dataclass(frozen=True)
 class Wide(TeleaFill):
     name: Literal["wide"] = "wide"
     \"\"\"Selects this backend.\"\"\"

@@ -11,6 +11,7 @@ import numpy as np
 from schemas.geometry import Box
 from schemas.records import Contrast, Image, Kind, Region, Seed, Span
 from schemas.texts import Hallucination, PlannedEdit
+from stages.base import CpuBackend
 from stages.edit.canvas import Size
 from stages.pixels import encode_jpeg
 from tests.stages.edit.test_registration import moved
@@ -76,7 +77,9 @@ def recolored(pixels, old, new):
 
 
 @dataclass
-class Planted:
+class Planted(CpuBackend):
+    name = "planted"
+
     """Does to an image what the instruction and the number of its try say.
 
     `deeds` are done one after the other, the last for ever; each takes an image on its canvas.
@@ -87,12 +90,6 @@ class Planted:
     asked: list[tuple[tuple[int, ...], str, tuple[int, ...]]] = field(default_factory=list)
     calls: int = 0
     tries: dict[bytes, int] = field(default_factory=dict)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def sizes(self, max_elongation):
         return [s for s in SIZES if max(s) <= max_elongation * min(s)]

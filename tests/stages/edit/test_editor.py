@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fakes.chat_server import chatting
+from fakes.opened import opened
 from schemas.ids import row_seed
 from schemas.records import Candidate, Drop, Kind, Reason
 from stages.edit.editor import Editor, EditorBackend
@@ -23,7 +24,7 @@ IN_REGION = plan(PIXELS, red_region(RED_BOX))
 
 
 def edited(record, *deeds, **settings):
-    (outcome,) = Editor(Planted(list(deeds)), **settings).process([record])
+    (outcome,) = opened(Editor(Planted(list(deeds)), **settings)).process([record])
     return outcome
 
 
@@ -151,7 +152,7 @@ def test_images_beyond_the_limit_and_instructions_too_long_are_dropped_before_th
     wide = plan(scene(0, 100, 450)[0])
     long = plan(PIXELS, instruction="word " * 21)
     backend = Planted([planted.does_it])
-    first, second, third = Editor(backend).process([wide, long, ANYWHERE])
+    first, second, third = opened(Editor(backend)).process([wide, long, ANYWHERE])
     assert first == Drop(
         Reason.EXTREME_ASPECT, "the image is 450x100, 4.50 to 1; at most 3 to 1 is edited"
     )
@@ -164,8 +165,8 @@ def test_images_beyond_the_limit_and_instructions_too_long_are_dropped_before_th
 
 def test_nothing_to_edit_asks_for_nothing():
     backend = Planted([planted.does_it])
-    assert Editor(backend).process([]) == []
-    (drop,) = Editor(backend).process([plan(scene(0, 100, 450)[0])])
+    assert opened(Editor(backend)).process([]) == []
+    (drop,) = opened(Editor(backend)).process([plan(scene(0, 100, 450)[0])])
     assert drop.reason is Reason.EXTREME_ASPECT
     assert backend.calls == 0
 
@@ -178,9 +179,9 @@ def test_only_rows_that_failed_are_tried_again_with_new_seeds():
     backend = Planted([planted.does_nothing, planted.does_it])
     # The second image is done at once.
     backend.tries = {
-        Editor(backend)._canvases([other])[0].place(decode(other.seed.image)).tobytes(): 1
+        opened(Editor(backend))._canvases([other])[0].place(decode(other.seed.image)).tobytes(): 1
     }
-    first, second = Editor(backend, attempts=4).process([ANYWHERE, other])
+    first, second = opened(Editor(backend, attempts=4)).process([ANYWHERE, other])
     assert first[0].params["attempt"] == "1"
     assert second[0].params["attempt"] == "0"
     assert [seeds for _, _, seeds in backend.asked] == [
@@ -193,7 +194,7 @@ def test_only_rows_that_failed_are_tried_again_with_new_seeds():
 
 def test_the_last_drop_counts_the_edits():
     backend = Planted([planted.does_nothing])
-    (drop,) = Editor(backend, attempts=2, candidates=3).process([ANYWHERE])
+    (drop,) = opened(Editor(backend, attempts=2, candidates=3)).process([ANYWHERE])
     assert drop.reason is Reason.NO_CHANGE
     assert drop.detail.endswith("(the last of 6 edits)")
     assert [len(seeds) for _, _, seeds in backend.asked] == [3, 3]
@@ -202,14 +203,14 @@ def test_the_last_drop_counts_the_edits():
 
 def test_all_good_candidates_go_on():
     backend = Planted([planted.does_it, planted.does_nothing, planted.does_it])
-    (made,) = Editor(backend, candidates=3).process([ANYWHERE])
+    (made,) = opened(Editor(backend, candidates=3)).process([ANYWHERE])
     assert [one.params["attempt"] for one in made] == ["0", "2"]
 
 
 def test_a_row_gets_the_same_edit_in_any_batch():
     records = [ANYWHERE, IN_REGION, plan(scene(5)[0], seed_id="other")]
-    together = Editor(Planted([planted.does_it])).process(records)
-    alone = [Editor(Planted([planted.does_it])).process([record])[0] for record in records]
+    together = opened(Editor(Planted([planted.does_it]))).process(records)
+    alone = [opened(Editor(Planted([planted.does_it]))).process([record])[0] for record in records]
     assert together == alone
 
 
@@ -217,7 +218,7 @@ def test_a_chat_model_sends_wrong_edits_back():
     replies = [{**GOOD, "change_made": "no"}, GOOD]
     backend = Planted([planted.does_the_wrong_thing, planted.does_it])
     with chatting(replies, concurrency=1) as (chat, server):
-        (made,) = Editor(backend, attempts=3, check=chat).process([ANYWHERE])
+        (made,) = opened(Editor(backend, attempts=3, check=chat)).process([ANYWHERE])
     assert made[0].params["attempt"] == "1"
     assert made[0].params["check"] == "1 of 1 votes for it"
     assert is_color(decode(made[0].rejected_image), GREEN).sum() > 500
@@ -227,7 +228,9 @@ def test_a_chat_model_sends_wrong_edits_back():
 
 def test_what_the_model_said_last_stands_with_the_drop():
     with chatting([{**GOOD, "change_made": "no"}]) as (chat, server):
-        (drop,) = Editor(Planted([planted.does_it]), attempts=2, check=chat).process([ANYWHERE])
+        (drop,) = opened(Editor(Planted([planted.does_it]), attempts=2, check=chat)).process(
+            [ANYWHERE]
+        )
     assert drop.reason is Reason.REFUTED
     assert "the change was not made" in drop.detail
     assert "the last of 2 edits" in drop.detail
@@ -237,7 +240,7 @@ def test_what_the_model_said_last_stands_with_the_drop():
 
 def test_edits_that_drifted_are_not_shown_to_the_model():
     with chatting([GOOD]) as (chat, server):
-        (drop,) = Editor(Planted([planted.paints_anew]), check=chat).process([ANYWHERE])
+        (drop,) = opened(Editor(Planted([planted.paints_anew]), check=chat)).process([ANYWHERE])
     assert drop.reason is Reason.DRIFTED
     assert server.payloads == []
 
@@ -246,18 +249,20 @@ def test_votes_can_be_several():
     replies = [GOOD, {**GOOD, "rest_kept": "no"}, GOOD]
     settings = {"check_votes": 3, "check_sampling": Sampling(temperature=0.7)}
     with chatting(replies, concurrency=1) as (chat, _):
-        (made,) = Editor(Planted([planted.does_it]), check=chat, **settings).process([ANYWHERE])
+        (made,) = opened(Editor(Planted([planted.does_it]), check=chat, **settings)).process(
+            [ANYWHERE]
+        )
         assert made[0].params["check"].startswith("2 of 3 votes for it")
         with pytest.raises(ValueError, match="3 votes at temperature 0"):
-            Editor(Planted([planted.does_it]), check=chat, check_votes=3)
+            opened(Editor(Planted([planted.does_it]), check=chat, check_votes=3))
 
 
 def test_the_model_belongs_to_the_stage():
     backend = Planted([planted.does_it])
     assert isinstance(backend, EditorBackend)
-    assert Editor(backend).backends() == (backend,)
+    assert opened(Editor(backend)).backends() == (backend,)
     with chatting([GOOD]) as (chat, _):
-        assert Editor(backend, check=chat).backends() == (backend, chat)
+        assert opened(Editor(backend, check=chat)).backends() == (backend, chat)
 
 
 def test_relations_and_other_kinds_need_no_region():

@@ -10,25 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes.opened import opened
 from schemas.records import Contrast, Drop, Image, Kind, Reason, Seed
 from schemas.texts import AnswerPair, Described, Judged, Sampled, SampledAnswer
+from stages.base import CpuBackend
 from stages.edit.canvas import Size
 from stages.edit.synthesizer import Synthesizer, SynthesizerBackend
 from stages.pixels import decode, encode_jpeg
 
 
 @dataclass
-class Noted:
+class Noted(CpuBackend):
     """Paints a white disc in the middle, on a ground of the seed's colour."""
+
+    name = "noted"
 
     max_tokens: int = 10
     asked: list[tuple[list[str], list[int], Size]] = field(default_factory=list)
-
-    def open(self, device):
-        pass
-
-    def close(self):
-        pass
 
     def count_tokens(self, descriptions):
         return [len(text.split()) for text in descriptions]
@@ -56,7 +54,7 @@ def described(width, height, description="a blue bus at a tree", seed_id="s"):
 
 def painted(*records, **settings):
     backend = Noted()
-    return Synthesizer(backend, **settings).process(records), backend
+    return opened(Synthesizer(backend, **settings)).process(records), backend
 
 
 def disc(pixels):
@@ -81,7 +79,7 @@ def test_a_painting_becomes_a_candidate():
 
 
 @given(width=st.integers(64, 1100), height=st.integers(64, 1100), side=st.sampled_from([128, 384]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_both_images_end_alike_whatever_the_original(width, height, side):
     record = described(width, height)
     (outcome,), backend = painted(record, side=side)
@@ -158,4 +156,4 @@ def test_what_cannot_be_painted_is_dropped_before_the_model():
 def test_protocol_and_backends():
     backend = Noted()
     assert isinstance(backend, SynthesizerBackend)
-    assert Synthesizer(backend).backends() == (backend,)
+    assert opened(Synthesizer(backend)).backends() == (backend,)

@@ -11,7 +11,7 @@ import pytest
 
 from fakes.chat_server import ChatServer, Say, images, user_text
 from schemas.records import Drop, Reason, ScoredCandidate
-from stages.backends.chat.openai import OpenAIChat
+from stages.backends.chat.openai import OpenAIChatSettings
 from stages.base import Device
 from stages.language.answerer import Answerer
 from stages.language.questioner import Questioner
@@ -28,7 +28,7 @@ def record(chosen="Three dogs run on grass.", counterfactual="Two dogs run on gr
 @contextmanager
 def opened(kind, script, **settings) -> Iterator[tuple]:
     with ChatServer(script) as server:
-        stage = kind(OpenAIChat(model="m", base_url=server.url, patience_s=2.0), **settings)
+        stage = kind(OpenAIChatSettings(model="m", base_url=server.url, patience_s=2.0), **settings)
         stage.open(Device())
         try:
             yield stage, server

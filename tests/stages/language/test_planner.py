@@ -1,6 +1,7 @@
 import pytest
 
 from fakes.chat_server import Say, chatting, images, said, system_text, texts
+from fakes.opened import opened
 from schemas.geometry import Box
 from schemas.outcomes import Origin, Outcome, outcome_row
 from schemas.records import Drop, Image, Kind, Reason, Region, Seed, Span
@@ -33,7 +34,7 @@ def region(label: str, *attributes: str) -> Region:
 
 def planned(reply, record: Seed | None = None, **settings):
     with chatting([reply]) as (chat, server):
-        (outcome,) = Planner(chat, **settings).process([record or seed()])
+        (outcome,) = opened(Planner(chat, **settings)).process([record or seed()])
     return outcome, server
 
 
@@ -125,7 +126,7 @@ def test_a_refusal_and_a_bad_reply_are_drops_with_the_reply():
 
 def test_a_seed_without_a_wrong_answer_is_not_asked_about():
     with chatting([PLAN]) as (chat, server):
-        one, two, three = Planner(chat).process([seed(None), seed(), seed(None)])
+        one, two, three = opened(Planner(chat)).process([seed(None), seed(), seed(None)])
     assert isinstance(one, Drop)
     assert one.reason is three.reason is Reason.MISSING_ANSWER
     assert two[0].seed == seed()

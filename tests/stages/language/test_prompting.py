@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from schemas.ids import content_id
 from schemas.records import Image
-from stages.backends.chat.openai import OpenAIChat
+from stages.backends.chat.openai import OpenAIChatSettings
 from stages.language.describer import Describer
 from stages.language.judge import Judge
 from stages.language.planner import Planner
@@ -130,7 +130,7 @@ def test_a_digest_pins_the_text(tmp_path):
 def test_a_recipe_names_a_prompt_alone_or_with_its_digest(tmp_path):
     name = written(tmp_path, "Do it.\n---\n{{prompt}} {{reference}} {{answer}}")
     settings = TypeAdapter(Judge)
-    given_name = settings.validate_python({"chat": OpenAIChat(), "prompt": name})
+    given_name = settings.validate_python({"chat": OpenAIChatSettings(), "prompt": name})
     assert given_name.prompt.system == "Do it."
     both = {"name": name, "digest": given_name.prompt.digest}
-    assert settings.validate_python({"chat": OpenAIChat(), "prompt": both}) == given_name
+    assert settings.validate_python({"chat": OpenAIChatSettings(), "prompt": both}) == given_name

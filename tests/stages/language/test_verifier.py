@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from fakes.chat_server import Say, chatting, images, said, system_text, user_text
+from fakes.opened import opened
 from schemas.records import (
     Candidate,
     Contrast,
@@ -39,7 +40,7 @@ CONTRADICTED = {"reason": "A blue cat.", "a_of_image": "no", "b_of_image": "yes"
 
 def verified(replies, record: ScoredCandidate = RECORD, **settings):
     with chatting(replies, concurrency=1) as (chat, server):
-        (outcome,) = ChatVerifier(chat, **settings).process([record])
+        (outcome,) = opened(ChatVerifier(chat, **settings)).process([record])
     return outcome, server
 
 
@@ -178,12 +179,12 @@ def test_a_statement_that_gives_orders_is_data():
 
 def test_settings_that_cannot_work_together_are_refused():
     with pytest.raises(ValueError, match="one vote counted 3 times"):
-        ChatVerifier(None, sampling=Sampling())
+        opened(ChatVerifier(None, sampling=Sampling()))
     with pytest.raises(ValueError, match="missing placeholder"):
-        ChatVerifier(None, prompt=Prompt("verify_contradiction"))
+        opened(ChatVerifier(None, prompt=Prompt("verify_contradiction")))
     with pytest.raises(ValueError, match="unknown placeholder"):
-        ChatVerifier(None, mode="contradiction")
-    ChatVerifier(None, votes=1, sampling=Sampling())
+        opened(ChatVerifier(None, mode="contradiction"))
+    opened(ChatVerifier(None, votes=1, sampling=Sampling()))
 
 
 def test_attempts_vote_with_other_seeds():

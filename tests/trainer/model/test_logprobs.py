@@ -176,7 +176,7 @@ def test_an_image_is_encoded_once_for_policy_and_reference(checkpoint, name):
         assert torch.equal(values, second[view])
     # Another model encodes for itself.
     ViewLogProbs(made.model().requires_grad_(requires_grad=False))(batch)
-    assert len(batch.features) == 2
+    assert len(batch.exchange.features) == 2
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -201,7 +201,7 @@ def test_gradients_are_those_of_the_plain_way(checkpoint, name):
             model.train()
             model.gradient_checkpointing_enable({"use_reentrant": False})
             table = ViewLogProbs(model)(batch)
-            assert not batch.features
+            assert not batch.exchange.features
             terms = [(factors[v] * x).tanh() * 0.01 + x * 1e-3 for v, x in table.items()]
             torch.stack(terms).sum().backward()
         return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

@@ -1,4 +1,4 @@
-"""Log-probs and gradients where weights are split over processes: the same, and nobody waits.
+"""Log-probs, gradients and image encodings are those of one process where weights are split.
 
 Run as a script it is one of the processes.
 """
@@ -21,17 +21,24 @@ PASS_TOKENS = 150
 
 
 def step(module, policy, build, rows, scale):
-    """Table, reference table and gradients of a step's share."""
+    """Table, reference table, gradients of a step's share, and the tower's calls by forward."""
+    from trainer.families import family_of
     from trainer.model.reference import adapters_off
     from trainer.model.token_kl import token_kl
 
     batch = build(rows, 0)
+    inner = policy.get_base_model()
+    called = []
+    tower = inner.model.get_submodule(family_of(inner.config).vision_tower)
+    tower.register_forward_hook(lambda *_: called.append(None))
     table = module(batch)
+    calls = [len(called)]
     reference = adapters_off(module, policy)(batch)
+    calls.append(len(called) - calls[0])
     table = {**table, **token_kl(batch)}
     sum((v * 0.01).tanh().sum() for v in table.values()).mul(scale).backward()
     gradients = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
-    return table, reference, gradients
+    return table, reference, gradients, calls
 
 
 def policy_of(model: str):
@@ -78,11 +85,12 @@ def main(model: str, rank: int, port: int, out: str) -> None:
     rows = [a_row(n) for n in SHARES[rank]]
     # Gradients are averaged over processes; times their number it is the sum.
     parts = step(module, policy, builder_of(model), rows, float(len(SHARES)))
-    table, reference, gradients = parts
+    table, reference, gradients, calls = parts
     content = {
         "table": {v.key: x.detach() for v, x in table.items()},
         "reference": {v.key: x for v, x in reference.items()},
         "gradients": {n: g.full_tensor() for n, g in gradients.items()},
+        "calls": calls,
     }
     torch.save(content, out)
     dist.destroy_process_group()
@@ -112,12 +120,14 @@ def test_split_over_two_processes_is_one(checkpoint, tmp_path):
         policy = policy_of(str(made.path))
         module = ViewLogProbs(policy)
         rows = [a_row(n) for share in SHARES for n in share]
-        table, reference, gradients = step(module, policy, build, rows, 1.0)
+        table, reference, gradients, calls = step(module, policy, build, rows, 1.0)
         assert [p.wait(timeout=500) for p in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
     parts = [torch.load(file) for file in files]
+    # The tower is frozen: the reference's forward finds the images encoded by the policy's.
+    assert [part["calls"] for part in parts] == [calls, calls] == [[1, 0], [1, 0]]
     for name, wanted in (("table", table), ("reference", reference)):
         for view, values in wanted.items():
             found = torch.cat([part[name][view.key] for part in parts])

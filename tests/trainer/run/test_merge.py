@@ -116,5 +116,5 @@ def test_an_adapter_is_no_plain_checkpoint(tmp_path):
     scrambled_adapter(tmp_path / "run", base)
     with pytest.raises(UsageError, match="trainer merge"):
         export(tmp_path / "run" / "final" / "weights", tmp_path / "out", "x")
-    with pytest.raises(UsageError, match=r"no config\.json"):
+    with pytest.raises(UsageError, match=r"config\.json is missing"):
         export(tmp_path, tmp_path / "out", "x")

@@ -21,12 +21,14 @@ import pytest
 from pydantic import Field
 
 from fakes.chat_server import ChatServer, Cut, Fail, Garbage, Say, Slow, images, user_text
+from fakes.opened import opened
 from pipeline.errors import UsageError
 from pipeline.recipes.build import load_recipe
 from schemas.files import Folder
 from schemas.records import Image, Reason
 from stages.backends.chat.cache import CompletionCache
-from stages.backends.chat.openai import OpenAIChat
+from stages.backends.chat.openai import OpenAIChatSettings
+from stages.backends.chat.openai_model import OpenAIChatModel
 from stages.backends.chat.retry_after import retry_after_s
 from stages.base import Device, ServiceDown
 from stages.language.chat import Form, Message, Reply, Request, Sampling, Unanswered
@@ -55,11 +57,10 @@ def ask(text: str = "hello", answer: type[Any] = Grade, seed: int = 1, **samplin
 
 
 @contextmanager
-def talking(server: ChatServer, **settings: Any) -> Iterator[OpenAIChat]:
+def talking(server: ChatServer, **settings: Any) -> Iterator[OpenAIChatModel]:
     settings = {"patience_s": 5.0, "timeout_s": 5.0, **settings}
-    chat = OpenAIChat(base_url=server.url, **settings)
-    chat = pickle.loads(pickle.dumps(chat))  # as it travels to an actor
-    chat.open(Device())
+    asked = OpenAIChatSettings(base_url=server.url, **settings)
+    chat = pickle.loads(pickle.dumps(asked)).load(Device())  # as it travels to an actor
     try:
         yield chat
     finally:
@@ -69,7 +70,7 @@ def talking(server: ChatServer, **settings: Any) -> Iterator[OpenAIChat]:
 
 @pytest.fixture(autouse=True)
 def quick_pauses(monkeypatch):
-    monkeypatch.setattr("stages.backends.chat.openai.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("stages.backends.chat.openai_model.FIRST_PAUSE_S", 0.01)
 
 
 def test_what_is_sent_and_what_comes_back():
@@ -133,7 +134,9 @@ def test_samples_are_asked_one_by_one_where_the_endpoint_takes_no_seed(tmp_path:
     with ChatServer(lambda _: f"answer {next(said)}") as server:
         for _ in range(2):  # the second time from the cache
             with talking(server, **settings) as chat:
-                sampler = Sampler(chat, samples=6, sampling=Sampling(temperature=1.0))
+                sampler = opened(
+                    Sampler(chat.settings, samples=6, sampling=Sampling(temperature=1.0))
+                )
                 ((sampled,),) = sampler.process([fake_runs.seed("s")])
             assert sorted(a.text for a in sampled.answers) == [f"answer {i}" for i in range(6)]
             assert {a.times for a in sampled.answers} == {1}
@@ -234,7 +237,7 @@ def test_a_refusal_and_a_cut_off_reply_are_not_repaired():
         assert result.reason is Reason.MODEL_REFUSED
         assert result.raw == evidence
         assert len(server.payloads) == 1
-    assert chat.api_key_env is None
+    assert chat.settings.api_key_env is None
     with ChatServer([Say('{"reason": "wel', finish="length")]) as server, talking(server) as chat:
         (result,) = chat.chat([ask(max_tokens=9)])
     assert result == Unanswered(
@@ -284,8 +287,7 @@ def test_a_row_that_always_fails_while_others_pass_is_that_rows_trouble():
 def test_an_endpoint_that_is_down_stops_the_run_after_its_time():
     with ChatServer([GOOD]) as server:
         url = server.url
-    chat = OpenAIChat(base_url=url, patience_s=0.5)
-    chat.open(Device())
+    chat = OpenAIChatSettings(base_url=url, patience_s=0.5).load(Device())
     before = monotonic()
     with pytest.raises(ServiceDown, match="is down: no connection"):
         chat.chat([ask(str(i)) for i in range(5)])
@@ -315,7 +317,7 @@ def test_a_micro_batch_has_one_limit_with_its_waves_and_repairs(slow, tmp_path, 
 
 def test_limits_that_contradict_each_other():
     with pytest.raises(ValueError, match="together more than call_limit_s 100"):
-        OpenAIChat(base_url="http://h/v1", timeout_s=60, patience_s=50, call_limit_s=100)
+        OpenAIChatSettings(base_url="http://h/v1", timeout_s=60, patience_s=50, call_limit_s=100)
 
 
 def test_overload_without_end_is_nobodys_row():
@@ -331,8 +333,7 @@ def test_overload_without_end_is_nobodys_row():
 def test_an_endpoint_that_comes_back_is_waited_for():
     with ChatServer([GOOD]) as server:
         port = server.port
-    chat = OpenAIChat(base_url=f"http://127.0.0.1:{port}/v1", patience_s=20)
-    chat.open(Device())
+    chat = OpenAIChatSettings(base_url=f"http://127.0.0.1:{port}/v1", patience_s=20).load(Device())
     late = ChatServer([GOOD], port=port)
     timer = threading.Timer(0.7, late.__enter__)
     timer.start()
@@ -457,7 +458,9 @@ class TestSecrets:
         settings = {"api_key_env": "OUR_KEY", "cache": str(tmp_path)}
         with ChatServer([*script, GOOD]) as server, talking(server, **settings) as chat:
             results = chat.chat([ask()]) + chat.chat([ask()])
-            shown = repr(chat) + repr(results) + str(vars(OpenAIChat(api_key_env="OUR_KEY")))
+            shown = (
+                repr(chat) + repr(results) + str(vars(OpenAIChatSettings(api_key_env="OUR_KEY")))
+            )
         assert server.headers[0]["Authorization"] == "Bearer sk-very-secret"
         assert "[key]" in results[0].why
         assert "sk-very-secret" not in shown + caplog.text
@@ -466,7 +469,7 @@ class TestSecrets:
 
     def test_a_key_in_the_recipe_is_refused_and_not_shown(self):
         with pytest.raises(ValueError, match="NAME of an environment variable") as error:
-            OpenAIChat(api_key_env="sk-very-secret")
+            OpenAIChatSettings(api_key_env="sk-very-secret")
         assert "sk-very-secret" not in str(error.value)
 
     @pytest.mark.parametrize(
@@ -474,7 +477,7 @@ class TestSecrets:
     )
     def test_a_secret_in_the_address_is_refused_and_not_shown(self, url):
         with pytest.raises(ValueError, match="a query") as error:
-            OpenAIChat(base_url=url)
+            OpenAIChatSettings(base_url=url)
         assert "sk-secret" not in str(error.value)
 
     @pytest.mark.parametrize(
@@ -484,12 +487,12 @@ class TestSecrets:
     )  # fmt: skip
     def test_what_is_no_address_is_refused_and_not_shown(self, url, monkeypatch):
         with pytest.raises(ValueError, match="no address") as error:
-            OpenAIChat(base_url=url)
+            OpenAIChatSettings(base_url=url)
         assert "sk-secret" not in str(error.value)
         assert "sk-secret" not in repr(error.value.__context__)
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         with pytest.raises(ValueError, match="no address") as error:
-            OpenAIChat().open(Device())
+            OpenAIChatSettings().load(Device())
         assert "sk-secret" not in str(error.value)
 
     def test_a_recipe_does_not_show_it_either(self):
@@ -501,12 +504,12 @@ class TestSecrets:
     def test_a_missing_key_is_named(self, monkeypatch):
         monkeypatch.delenv("OUR_KEY", raising=False)
         with pytest.raises(ValueError, match="OUR_KEY is not set"):
-            OpenAIChat(base_url="http://h/v1", api_key_env="OUR_KEY").open(Device())
+            OpenAIChatSettings(base_url="http://h/v1", api_key_env="OUR_KEY").load(Device())
 
 
 def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="no address"):
-        OpenAIChat(base_url="localhost:8000")
+        OpenAIChatSettings(base_url="localhost:8000")
 
 
 @pytest.mark.parametrize("structured", ["json_schema", "json_object"])
@@ -520,13 +523,13 @@ def test_further_keys_do_not_override_the_recipe(structured, tokens):
     assert payload.pop("top_k") == 5
     for key in (*payload, "stream", "n"):
         with pytest.raises(ValueError, match=f"extra_body sets {key}, which"):
-            OpenAIChat(extra_body={key: 1})
+            OpenAIChatSettings(extra_body={key: 1})
 
 
 def test_no_address_at_all(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ValueError, match="set base_url"):
-        OpenAIChat().open(Device())
+        OpenAIChatSettings().load(Device())
 
 
 def test_a_image_of_an_unknown_format_is_named():

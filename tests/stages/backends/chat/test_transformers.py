@@ -17,7 +17,8 @@ from fakes.tiny.llava import save_adapter, save_llava
 from fakes.tiny.sam import save_sam
 from fakes.tiny.vlm import FAMILIES, save_vlm
 from schemas.records import Image, Reason
-from stages.backends.chat.transformers import RowSampling, TransformersChat
+from stages.backends.chat.transformers import TransformersChatSettings
+from stages.backends.chat.transformers_model import RowSampling
 from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
 from stages.language.chat import ChatBackend, Form, Message, Reply, Request, Sampling, Unanswered
@@ -32,8 +33,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def chat(folder):
-    backend = pickle.loads(pickle.dumps(TransformersChat(model=str(folder))))
-    backend.open(Device())
+    backend = pickle.loads(pickle.dumps(TransformersChatSettings(model=str(folder)))).load(Device())
     yield backend
     backend.close()
     backend.close()
@@ -58,7 +58,7 @@ def said(results) -> list[str]:
 
 
 def test_it_is_a_chat_backend_and_names_its_checkpoints(folder):
-    backend = TransformersChat(model=str(folder), adapter="me/lora", adapter_revision="v2")
+    backend = TransformersChatSettings(model=str(folder), adapter="me/lora", adapter_revision="v2")
     assert isinstance(backend, ChatBackend)
     assert [str(c) for c in backend.checkpoints()] == [str(folder), "me/lora@v2"]
 
@@ -124,12 +124,10 @@ def test_temperature_flattens_and_zero_leaves_the_scores():
 def test_an_adapter_changes_what_is_said(folder, tmp_path):
     adapter = save_adapter(tmp_path / "lora", folder)
     requests = [ask(seed=i, image=picture(i)) for i in range(6)]
-    plain, adapted = TransformersChat(model=str(folder)), None
-    plain.open(Device())
+    plain = TransformersChatSettings(model=str(folder)).load(Device())
     before = said(plain.chat(requests))
     plain.close()
-    adapted = TransformersChat(model=str(folder), adapter=str(adapter))
-    adapted.open(Device())
+    adapted = TransformersChatSettings(model=str(folder), adapter=str(adapter)).load(Device())
     after = said(adapted.chat(requests))
     adapted.close()
     assert before != after
@@ -140,21 +138,20 @@ def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
     config = json.loads((adapter / "adapter_config.json").read_text())
     config["r"] = 8
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    backend = TransformersChat(model=str(folder), adapter=str(adapter))
+    backend = TransformersChatSettings(model=str(folder), adapter=str(adapter))
     with pytest.raises(CheckpointError, match="is no adapter of"):
-        backend.open(Device())
-    backend.close()
+        backend.load(Device())
     config["r"], config["target_modules"] = 4, ["no_such_layer"]
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="is no adapter of"):
-        backend.open(Device())
+        backend.load(Device())
     with pytest.raises(CheckpointError, match="is it an adapter"):
-        TransformersChat(model=str(folder), adapter=str(folder)).open(Device())
+        TransformersChatSettings(model=str(folder), adapter=str(folder)).load(Device())
 
 
 def test_a_checkpoint_that_is_no_chat_model_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="of type 'sam'"):
-        TransformersChat(model=str(save_sam(tmp_path))).open(Device())
+        TransformersChatSettings(model=str(save_sam(tmp_path))).load(Device())
 
 
 def test_a_prompt_with_the_placeholder_of_images_is_not_asked(chat):
@@ -196,8 +193,9 @@ def test_several_images_in_one_request(chat):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_that_can_be_trained_can_be_sampled(family, tmp_path):
     """Images of several sizes, one or two in a request, in a batch and alone."""
-    backend = TransformersChat(model=str(save_vlm(tmp_path / "model", family)), micro_batch=4)
-    backend.open(Device())
+    backend = TransformersChatSettings(
+        model=str(save_vlm(tmp_path / "model", family)), micro_batch=4
+    ).load(Device())
     sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=6)
     two = Message("user", (picture(5), picture(6, 30, 60), "Which is larger?"))
     requests = [
@@ -207,6 +205,6 @@ def test_every_family_that_can_be_trained_can_be_sampled(family, tmp_path):
     ]
     together = backend.chat(requests)
     alone = [backend.chat([request])[0] for request in requests]
-    backend.close()
     assert together == alone
     assert backend.usage()["requests"] == 6
+    backend.close()

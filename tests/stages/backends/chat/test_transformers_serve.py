@@ -15,7 +15,7 @@ import pytest
 
 from fakes.tiny.llava import save_llava
 from schemas.records import Image, Reason
-from stages.backends.chat.openai import OpenAIChat
+from stages.backends.chat.openai import OpenAIChatSettings
 from stages.base import Device
 from stages.language.chat import Form, Message, Reply, Request, Sampling, Unanswered
 from tests.stages.backends.chat.test_transformers import picture
@@ -80,8 +80,9 @@ def ask(answer: type, *images: Image, seed: int = 1) -> Request:
 @pytest.mark.slow
 def test_the_path_to_a_real_server_and_back(server):
     url, folder = server
-    chat = OpenAIChat(model=str(folder), base_url=url, structured="none", concurrency=2)
-    chat.open(Device())
+    chat = OpenAIChatSettings(
+        model=str(folder), base_url=url, structured="none", concurrency=2
+    ).load(Device())
     try:
         requests = [ask(str, picture(i), picture(i + 1), seed=i) for i in range(6)]
         results = chat.chat(requests)
@@ -103,8 +104,7 @@ def test_the_path_to_a_real_server_and_back(server):
 @pytest.mark.slow
 def test_a_model_that_the_server_does_not_have(server):
     url, folder = server
-    chat = OpenAIChat(model="no/such-model", base_url=url)
-    chat.open(Device())
+    chat = OpenAIChatSettings(model="no/such-model", base_url=url).load(Device())
     try:
         (result,) = chat.chat([ask(str, picture())])
     finally:

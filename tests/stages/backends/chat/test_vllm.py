@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from schemas.records import Image, Reason
-from stages.backends.chat.vllm import VllmChat
+from stages.backends.chat.vllm import VllmChatSettings
 from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
-from stages.language.chat import ChatBackend, Form, Message, Reply, Request, Sampling, Unanswered
+from stages.language.chat import ChatModel, Form, Message, Reply, Request, Sampling, Unanswered
 
 JPEG = Image(b"\xff\xd8\xff\xe0 an image")
 
@@ -95,6 +95,9 @@ def calls(monkeypatch) -> Calls:
     ):
         monkeypatch.setitem(sys.modules, name, part)
     monkeypatch.setattr("stages.backends.weights.torch_device.place", lambda _: None)
+    model = "stages.backends.chat.vllm_model"
+    monkeypatch.setitem(sys.modules, model, None)  # so that it is forgotten at the end, too
+    del sys.modules[model]
     return seen
 
 
@@ -103,9 +106,8 @@ def chat(calls, tmp_path):
     adapter = tmp_path / "lora"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 20}')
-    backend = VllmChat(model=str(tmp_path), adapter=str(adapter))
-    backend = pickle.loads(pickle.dumps(backend))
-    backend.open(Device("cuda", "bfloat16"))
+    asked = VllmChatSettings(model=str(tmp_path), adapter=str(adapter))
+    backend = pickle.loads(pickle.dumps(asked)).load(Device("cuda", "bfloat16"))
     yield backend
     backend.close()
     backend.close()
@@ -128,7 +130,7 @@ def test_requests_and_replies_keep_their_order(chat, calls):
     assert (params.temperature, params.top_p, params.max_tokens, params.seed) == (0.5, 0.9, 77, 3)
     assert call["lora_request"].lora_path.endswith("lora")
     assert chat.usage() == {"requests": 3, "prompt_tokens": 30, "completion_tokens": 9}
-    assert isinstance(chat, ChatBackend)
+    assert isinstance(chat, ChatModel)
 
 
 def test_what_is_no_answer(chat):
@@ -150,15 +152,15 @@ def test_the_engine_is_set_up_for_the_placement(calls, chat):
 
 def test_what_is_missing_is_named(calls, tmp_path):
     with pytest.raises(ValueError, match="device: cuda"):
-        VllmChat(model=str(tmp_path)).open(Device("cpu"))
+        VllmChatSettings(model=str(tmp_path)).load(Device("cpu"))
     with pytest.raises(CheckpointError, match="adapter_config"):
-        VllmChat(model=str(tmp_path), adapter=str(tmp_path)).open(Device("cuda"))
+        VllmChatSettings(model=str(tmp_path), adapter=str(tmp_path)).load(Device("cuda"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_way_out_is_named():
     with pytest.raises(ValueError, match=r"nearmiss\[vllm\]"):
-        VllmChat().open(Device("cuda"))
+        VllmChatSettings().load(Device("cuda"))
 
 
 def source() -> Path | None:

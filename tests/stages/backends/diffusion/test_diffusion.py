@@ -26,12 +26,12 @@ from schemas.texts import (
     Sampled,
     SampledAnswer,
 )
-from stages.backends.diffusion.flux import Flux
-from stages.backends.diffusion.flux_kontext import FluxKontext
-from stages.backends.diffusion.qwen_edit import QwenImageEdit, QwenImageEditPlus
-from stages.backends.diffusion.qwen_image import QwenImage
+from stages.backends.diffusion.flux import FluxSettings
+from stages.backends.diffusion.flux_kontext import FluxKontextSettings
+from stages.backends.diffusion.qwen_edit import QwenImageEditPlusSettings, QwenImageEditSettings
+from stages.backends.diffusion.qwen_image import QwenImageSettings
 from stages.backends.diffusion.settings import FewSteps, FirstBlock, TaylorSeer
-from stages.backends.diffusion.z_image import ZImage
+from stages.backends.diffusion.z_image import ZImageSettings
 from stages.backends.weights.checkpoints import CheckpointError
 from stages.base import Device
 from stages.edit.canvas import Size
@@ -91,24 +91,37 @@ def small(monkeypatch):
 
 
 def editor(name, checkpoints, **settings):
-    classes = {"edit": QwenImageEdit, "plus": QwenImageEditPlus, "kontext": FluxKontext}
+    classes = {
+        "edit": QwenImageEditSettings,
+        "plus": QwenImageEditPlusSettings,
+        "kontext": FluxKontextSettings,
+    }
     return classes[name](model=checkpoints(name), steps=2, **settings)
 
 
 def painter(name, checkpoints, **settings):
-    classes = {"flux": Flux, "qwen": QwenImage, "z": ZImage}
+    classes = {"flux": FluxSettings, "qwen": QwenImageSettings, "z": ZImageSettings}
     if name == "z":
         settings = {"guidance": 3.0, **settings}  # so that both passes are tried
     return classes[name](model=checkpoints(name), steps=2, **settings)
 
 
 @contextmanager
-def opened(backend, device=CPU):
-    backend.open(device)
+def opened_stage(stage):
+    stage.open(CPU)
     try:
-        yield backend
+        yield stage
     finally:
-        backend.close()
+        stage.close()
+
+
+@contextmanager
+def opened(backend, device=CPU):
+    model = backend.load(device)
+    try:
+        yield model
+    finally:
+        model.close()
 
 
 @contextmanager
@@ -349,8 +362,7 @@ def test_a_lora_for_another_model_is_refused(checkpoints, tmp_path):
     wrong = FewSteps(lora=str(tmp_path), file="other.safetensors")
     backend = painter("qwen", checkpoints, few_steps=wrong, true_cfg_scale=1.0)
     with pytest.raises(CheckpointError, match=r"other\.safetensors .* is no LoRA for QwenImage"):
-        backend.open(CPU)
-    backend.close()
+        backend.load(CPU)
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen", "z"])
@@ -372,12 +384,12 @@ def test_int8_weights_are_near_and_not_the_same(name, checkpoints):
 def test_quantised_weights_without_their_library_are_one_line(checkpoints, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(ValueError, match=r"weights: int8 needs torchao.*nearmiss\[quantised\]"):
-        painter("flux", checkpoints, weights="int8").open(CPU)
+        painter("flux", checkpoints, weights="int8").load(CPU)
 
 
 def test_fp8_needs_a_gpu(checkpoints):
     with pytest.raises(ValueError, match=r"fp8 needs a GPU of compute capability 8\.9 or later"):
-        painter("flux", checkpoints, weights="fp8").open(CPU)
+        painter("flux", checkpoints, weights="fp8").load(CPU)
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen", "plus"])
@@ -387,10 +399,9 @@ def test_fp8_needs_a_gpu(checkpoints):
 )
 def test_step_caches_save_passes_and_forget_between_calls(name, step_cache, checkpoints):
     def make(**settings):
-        backend = (editor if name in EDITORS else painter)(name, checkpoints, **settings)
-        backend.steps = 8
+        make = editor if name in EDITORS else painter
         calls = []
-        with opened(backend):
+        with opened(replace(make(name, checkpoints, **settings), steps=8)) as backend:
             blocks = backend._pipeline.pipe.transformer.transformer_blocks
             part = blocks[-1].ff if name == "flux" else blocks[-1].img_mlp
             part.register_forward_hook(lambda *_: calls.append(1))
@@ -420,7 +431,7 @@ def test_compiled_blocks_make_the_same_images(name, checkpoints, monkeypatch):
     results = []
     for device in (CPU, Device("cpu", "float32", compile=True)):
         backend = (editor if name in EDITORS else painter)(name, checkpoints)
-        with opened(backend, device), exact(backend) as found:
+        with opened(backend, device) as backend, exact(backend) as found:
             if name == "flux":
                 backend.synthesize(TEXTS[:1], [1], SQUARE)
             else:  # of several sizes, lengths and numbers of rows
@@ -453,30 +464,29 @@ def test_values_that_are_not_finite_are_no_image(checkpoints):
 
 def test_guidance_must_fit_the_model(checkpoints):
     with pytest.raises(ValueError, match=r"guidance is 7\.5, but this model was not distilled"):
-        Flux(model=checkpoints("schnell")).open(CPU)
+        FluxSettings(model=checkpoints("schnell")).load(CPU)
     with pytest.raises(ValueError, match="guidance is None, but this model was distilled"):
-        Flux(model=checkpoints("flux"), guidance=None).open(CPU)
+        FluxSettings(model=checkpoints("flux"), guidance=None).load(CPU)
     with pytest.raises(ValueError, match=r"guidance is 3\.5, but this model was not"):
-        editor("edit", checkpoints, guidance=3.5).open(CPU)
-    with opened(Flux(model=checkpoints("schnell"), guidance=None, steps=1)) as backend:
+        editor("edit", checkpoints, guidance=3.5).load(CPU)
+    with opened(FluxSettings(model=checkpoints("schnell"), guidance=None, steps=1)) as backend:
         backend.synthesize([TEXTS[0]], [1], SQUARE)
 
 
 def test_another_pipeline_is_refused(checkpoints):
-    backend = Flux(model=checkpoints("qwen"))
+    backend = FluxSettings(model=checkpoints("qwen"))
     with pytest.raises(CheckpointError, match="is a QwenImagePipeline; FluxPipeline is needed"):
-        backend.open(CPU)
-    backend.close()
+        backend.load(CPU)
 
 
 def test_no_pipeline_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no model at"):
-        Flux(model=str(tmp_path / "none")).open(CPU)
+        FluxSettings(model=str(tmp_path / "none")).load(CPU)
     with pytest.raises(CheckpointError, match=r"no model_index\.json"):
-        Flux(model=str(tmp_path)).open(CPU)
+        FluxSettings(model=str(tmp_path)).load(CPU)
     (tmp_path / "model_index.json").write_text("[]")
     with pytest.raises(CheckpointError, match="does not describe a pipeline"):
-        Flux(model=str(tmp_path)).open(CPU)
+        FluxSettings(model=str(tmp_path)).load(CPU)
 
 
 @pytest.mark.parametrize(
@@ -494,25 +504,24 @@ def test_lacking_and_damaged_weights_are_refused(part, file, tmp_path):
     del state[lost]
     save_file(state, weights, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"{part} lacks 1 of the weights .*{lost}"):
-        Flux(model=str(folder)).open(CPU)
+        FluxSettings(model=str(folder)).load(CPU)
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=f"{part} holds no"):
-        Flux(model=str(folder)).open(CPU)
+        FluxSettings(model=str(folder)).load(CPU)
     config = folder / part / "config.json"
     config.write_text(json.dumps({"_class_name": "Other"})[:-1])
     with pytest.raises(CheckpointError, match=f"{part} holds no"):
-        Flux(model=str(folder)).open(CPU)
+        FluxSettings(model=str(folder)).load(CPU)
 
 
 @pytest.mark.parametrize("name", [*EDITORS, *PAINTERS])
 def test_closing_twice_and_travelling_unopened(name, checkpoints):
     backend = (editor if name in EDITORS else painter)(name, checkpoints)
-    backend.close()
     travelled = pickle.loads(pickle.dumps(backend))
     assert travelled == backend
-    travelled.open(CPU)
-    travelled.close()
-    travelled.close()
+    model = travelled.load(CPU)
+    model.close()
+    model.close()
     (files,) = backend.checkpoints()
     assert files.model == checkpoints(name)
 
@@ -548,18 +557,20 @@ def test_an_editor_of_random_weights_paints_anew_and_is_found_out(name, checkpoi
         "A dog.",
         (),
     )
-    with opened(editor(name, checkpoints)) as backend:
-        (drop,) = Editor(backend, attempts=2, candidates=2).process([plan])
+    backend = editor(name, checkpoints)
+    with opened_stage(Editor(backend, attempts=2, candidates=2)) as stage:
+        (drop,) = stage.process([plan])
         assert drop.reason is Reason.DRIFTED
         assert drop.detail.endswith("(the last of 4 edits)")
-        loose = {"max_tint": 255.0, "max_change": 0.5, "min_similarity": -1.0}
-        outcomes = Editor(backend, visible_delta=75.0, **loose).process([plan, plan])
+    loose = {"max_tint": 255.0, "max_change": 0.5, "min_similarity": -1.0}
+    with opened_stage(Editor(backend, visible_delta=75.0, **loose)) as stage:
+        outcomes = stage.process([plan, plan])
         assert outcomes[0] == outcomes[1]
         assert not isinstance(outcomes[0], Drop), outcomes[0]
         ((candidate,), _) = outcomes
         assert decode(candidate.chosen_image).shape == decode(candidate.rejected_image).shape
         long = replace(plan, contrast=replace(plan.contrast, instruction="x" * 600))
-        (drop,) = Editor(backend).process([long])
+        (drop,) = stage.process([long])
         assert drop.reason is Reason.TEXT_TOO_LONG
         assert "the editor reads 512" in drop.detail
 
@@ -573,8 +584,7 @@ def test_a_painter_makes_candidates(name, checkpoints):
         "a dog on grass",
         Contrast(Kind.SCENE, "image", "a dog", "a dog on grass"),
     )
-    with opened(painter(name, checkpoints)) as backend:
-        stage = Synthesizer(backend, side=64, num_images=2)
+    with opened_stage(Synthesizer(painter(name, checkpoints), side=64, num_images=2)) as stage:
         ((first, second),) = stage.process([record])
         assert first.rejected_image != second.rejected_image
         assert first.params["painted"] == "80x64"
