@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from schemas.files import Folder
@@ -58,7 +60,9 @@ class MetricsFile:
             kept = [line for line in read_metrics(self.out) if line["step"] <= self.step]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             folder.write(FILE, text.encode())
-        self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step + 1)
+        board = self.out / "tensorboard"
+        _wait_for_a_later_second(board)
+        self._board = SummaryWriter(str(board), purge_step=self.step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add a line for the window that ends with this step (counted from 1)."""
@@ -72,6 +76,17 @@ class MetricsFile:
     def close(self) -> None:
         """Write out what TensorBoard holds back."""
         self._board.close()
+
+
+def _wait_for_a_later_second(board: Path) -> None:
+    """Return once no file of TensorBoard's in the folder is of the present second.
+
+    They are read in the order of their names, which begin with the second they were made in. One of
+    an equal second may come before the file whose steps it takes back.
+    """
+    made = {int(file.name.split(".")[3]) for file in board.glob("events.out.tfevents.*")}
+    while int(datetime.now(UTC).timestamp()) in made:
+        sleep(0.05)
 
 
 def read_metrics(out: Path) -> list[dict[str, float]]:

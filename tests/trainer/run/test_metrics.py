@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from trainer.run.metrics import MetricsFile, Window, read_metrics
 
@@ -28,7 +30,11 @@ def test_a_window_goes_on_after_a_checkpoint_exactly():
     assert through.close() == after.close()
 
 
-def test_lines_after_the_checkpoint_are_taken_back(tmp_path):
+def test_lines_after_the_checkpoint_are_taken_back(tmp_path, monkeypatch):
+    # TensorBoard counts its files of one second and process, and reads them in the order of their
+    # names, in which the tenth comes before the ninth.
+    counted = SimpleNamespace(get=iter((9, 10)).__next__)
+    monkeypatch.setattr(event_file_writer, "_global_uid", counted)
     file = MetricsFile(tmp_path, 0)
     for step in (1, 2, 3):
         file.write(step, {"loss": step / 10, "margin": float("inf")})
