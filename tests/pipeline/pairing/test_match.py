@@ -34,7 +34,7 @@ def unit(rows: int, length: int, seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 40), st.integers(1, 6), st.integers(1, 7), st.integers(0, 99))
 def test_blocks_find_what_a_plain_sort_finds(rows, count, block, seed):
     vectors, folds = unit(rows, 5, seed), np.arange(rows, dtype=np.int8) % 2

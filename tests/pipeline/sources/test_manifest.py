@@ -62,7 +62,7 @@ def test_shards_hold_every_row_in_order(tmp_path, shard_size):
     st.integers(1, 9),
     st.one_of(st.none(), st.integers(1, 20)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nothing_is_lost(tmp_path_factory, numbers, shard_size, limit):
     path = tmp_path_factory.mktemp("rows")
     source = write(path, [row(i) for i in numbers])

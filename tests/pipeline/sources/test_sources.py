@@ -407,7 +407,7 @@ anything = st.text(st.characters(codec=None, categories=None), max_size=30)
 @given(
     st.lists(st.tuples(anything, anything, anything, anything, anything), min_size=1, max_size=5)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_arbitrary_text_is_stored_or_named(tmp_path_factory, texts):
     rows = [
         {

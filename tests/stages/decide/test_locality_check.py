@@ -105,7 +105,7 @@ def test_an_edge_softer_than_the_mask_is_within_the_margin():
     assert LocalityCheck(margin=0).process_one(record).reason == Reason.CHANGE_OUTSIDE
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_a_local_edit_never_shows_beyond_one_block(data):
     x0, y0 = (data.draw(st.integers(0, SIDE - 8)) for _ in range(2))
@@ -118,7 +118,7 @@ def test_a_local_edit_never_shows_beyond_one_block(data):
     assert verified.scores["changed_outside"] == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_loosening_never_drops_more(inside, outside, lower, higher):
     mask = square(16, 16, 80, 80)

@@ -58,7 +58,7 @@ sources = st.builds(Size, st.integers(33, 3000), st.integers(33, 3000)).filter(
 @given(source=sources)
 @example(source=Size(640, 480))
 @example(source=Size(333, 500))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_image_is_scaled_by_one_factor_up_to_half_a_pixel(sizes, source):
     canvas = canvas_for(source, sizes)
     assert canvas.size in sizes
@@ -75,7 +75,7 @@ def test_a_image_is_scaled_by_one_factor_up_to_half_a_pixel(sizes, source):
 
 
 @given(source=sources)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_little_of_a_canvas_is_border(sizes, source):
     canvas = canvas_for(source, sizes)
     filled = canvas.content.width * canvas.content.height / (canvas.size.width * canvas.size.height)
@@ -89,7 +89,7 @@ boxes = st.tuples(*[st.floats(0, 1)] * 4).map(
 
 
 @given(source=sources, share=boxes)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_boxes_go_there_and_back(sizes, source, share):
     canvas = canvas_for(source, sizes)
     box = share.scaled(source.width, source.height)
@@ -112,7 +112,7 @@ def photo(height, width, seed=0):
     ),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_image_comes_back_in_its_place(source, seed):
     canvas = canvas_for(source, [Size(256, 256), Size(320, 192), Size(192, 320)])
     image = photo(source.height, source.width, seed)

@@ -20,7 +20,7 @@ def crop_of(candidate):
     return Box(*map(int, candidate.params["crop"].split(",")))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 300), st.integers(1, 300), st.text(max_size=3))
 def test_the_crop_lies_inside_with_area_and_shape_in_bounds(width, height, seed_id):
     (candidate,) = Cropper().process_one(seed(width, height, seed_id=seed_id))

@@ -78,7 +78,7 @@ def test_gaps_close_and_holes_fill():
     width=st.integers(24, 120),
     margin=st.floats(0, 0.05),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_changed_is_always_in_the_area(seed, height, width, margin):
     noise = np.random.default_rng(seed).normal(0, 1, (height, width))
     changed = cv2.GaussianBlur(noise, (0, 0), 5) > 0.12

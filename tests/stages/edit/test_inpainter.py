@@ -168,7 +168,7 @@ def test_fill_is_the_same_again_alone_or_in_company_on_any_number_of_threads(bac
         cv2.setNumThreads(threads)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
@@ -194,7 +194,7 @@ def test_fills_refuse_another_device():
 
 
 @given(st.integers(0, 2**16), st.integers(0, 6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_blending_never_touches_the_outside(seed, feather):
     rng = np.random.default_rng(seed)
     image, fill = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)

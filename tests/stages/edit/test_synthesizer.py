@@ -79,7 +79,7 @@ def test_a_painting_becomes_a_candidate():
 
 
 @given(width=st.integers(64, 1100), height=st.integers(64, 1100), side=st.sampled_from([128, 384]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_both_images_end_alike_whatever_the_original(width, height, side):
     record = described(width, height)
     (outcome,), backend = painted(record, side=side)

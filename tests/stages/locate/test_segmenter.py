@@ -123,7 +123,7 @@ def test_grabcut_answers_in_the_order_of_the_boxes():
     assert iou(masks[1], truth) > 0.93
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.tuples(*[st.floats(-20, 80)] * 4),
     st.integers(1, 60),

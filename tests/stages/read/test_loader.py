@@ -285,7 +285,7 @@ def test_a_defect_of_the_reader_is_the_drop():
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damaged_data_never_raises(kind, seed, cut):
     rng = np.random.default_rng(seed)
     data = bytearray(encoded(SMOOTH, kind))

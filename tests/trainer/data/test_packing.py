@@ -86,7 +86,7 @@ tokens = st.lists(st.integers(0, 2), min_size=1, max_size=5)
 
 
 @given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_way_through_the_tree_is_its_reading(ways):
     """A token sees exactly what stands before it in its own reading, at its own depth."""
     readings = [reading(p, a, (n, *[1] * len(a))) for n, (p, a) in enumerate(ways)]

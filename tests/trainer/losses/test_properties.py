@@ -96,7 +96,7 @@ def test_the_teacher_learns_from_its_own_branch_alone():
         torch.testing.assert_close(grad, grads[1][key], rtol=0, atol=0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(nats, min_size=16, max_size=16), st.sampled_from(["svco", "icvco"]))
 def test_exchange_of_the_two_sides(values, name):
     """S-VCO and IC-VCO do not care which image is called the original."""
@@ -127,7 +127,7 @@ def test_exchange_with_unequal_betas_exchanges_them():
     torch.testing.assert_close(loss(policy, reference).per_row, back.per_row)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from(sorted(PREFERENCES)), st.integers(0, 99), st.lists(nats, min_size=9))
 def test_a_shift_of_policy_and_reference_changes_nothing(name, seed, shifts):
     """Only log-ratios count: each view may be moved as a whole. float64, for the subtraction."""
@@ -142,7 +142,7 @@ def test_a_shift_of_policy_and_reference_changes_nothing(name, seed, shifts):
     torch.testing.assert_close(there, back, rtol=1e-9, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from(sorted(PREFERENCES)), st.integers(0, 99))
 def test_likelier_true_answers_are_never_worse(name, seed):
     """No gradient says "less of the true answer under its own image", nor "more of the wrong one";
