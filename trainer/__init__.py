@@ -1,1 +1,1 @@
-"""What learns from it: reads the emitted shards and nothing else of the pipeline."""
+"""Preference training on the emitted pairs. Reads the shards; imports only `schemas`."""

@@ -72,7 +72,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from trainer.evaluate.run import evaluate  # noqa: PLC0415  likewise
 
     if args.held_out and not args.run:
-        raise UsageError("--held-out wants --run, whose settings say what was held out")
+        raise UsageError("--held-out needs --run, whose settings define what was held out")
     _quiet()
     run = _local(args.run) if args.run else None
     rows = rows_for(tuple(args.shards), run if args.held_out else None, args.limit)

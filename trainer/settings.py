@@ -52,9 +52,9 @@ class Full(BaseModel):
     name: Literal["full"]
     """Tells it from `lora`."""
     vision_tower: bool = False
-    """Whether the vision tower learns, too."""
+    """Whether the vision tower is trained as well."""
     projector: bool = True
-    """Whether the projector between tower and language model learns, too."""
+    """Whether the projector between tower and language model is trained as well."""
 
 
 class Optimizer(BaseModel):
@@ -104,14 +104,14 @@ class Machine(BaseModel):
 
 
 class Keep(BaseModel):
-    """What is written down, and how often."""
+    """Which checkpoints and metrics lines are written."""
 
     model_config = _Frozen
 
     checkpoint_every: Annotated[int, Ge(1)] = 100
     """Steps between checkpoints; the last step gets one in any case."""
     checkpoints: Annotated[int, Ge(1)] = 2
-    """How many checkpoints stay; older ones are removed after a newer one is whole."""
+    """Checkpoints kept; older ones are removed once a newer one is complete."""
     log_every: Annotated[int, Ge(1)] = 1
     """Steps between lines of `metrics.jsonl`; a line holds the means since the one before."""
 
@@ -126,13 +126,13 @@ class Settings(BaseModel):
     loss: Loss
     """What is minimised: a paper's `name` and its constants."""
     tune: Annotated[Lora | Full, Field(discriminator="name")]
-    """What learns."""
+    """Which weights are trained."""
     optimizer: Optimizer
-    """How it learns."""
+    """Optimizer and schedule."""
     batch_size: Annotated[int, Ge(1)]
     """Rows of one optimizer step, over all processes and micro-batches."""
     length: Annotated[str, Field(pattern=r"^[1-9]\d* (epochs?|steps?)$")]
-    """"3 epochs" or "670 steps". Every epoch shows each row once, in an order of its own."""
+    """"3 epochs" or "670 steps". Every epoch shows each row once, newly shuffled."""
     weights: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the loaded weights. Adapters are float32 in any case. Full fine-tuning wants float32:
     a step of 1e-6 is lost in the 8 bits of a bfloat16."""
@@ -141,13 +141,13 @@ class Settings(BaseModel):
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the source images whose rows are kept from training, for `evaluate --held-out`."""
     max_tokens: Annotated[int, Ge(1)] | None = None
-    """Rows of which any view is longer, images included, are dropped and counted; never cut."""
+    """Rows with a longer view, images included, are dropped and counted, never truncated."""
     seed: int = 0
-    """Decides the order of rows, crops, image orders and the adapters' first values."""
+    """Decides the order of rows, crops, image orders and how adapters are initialised."""
     machine: Machine = Machine()
-    """How fast."""
+    """Hardware and speed."""
     keep: Keep = Keep()
-    """What is written down."""
+    """Checkpoints and metrics lines."""
 
     @model_validator(mode="after")
     def _types_fit(self) -> Self:

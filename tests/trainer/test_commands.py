@@ -132,7 +132,7 @@ def known(real_run, checkpoint, tmp_path, monkeypatch):
         (["train", "RUN", "--model", "M", "--output", "O", "--preset", "dpo", "--set", "x"], "key"),
         (["train", "nowhere", "--model", "MODEL", "--output", "O", "--preset", "dpo"], "nowhere"),
         (["train", "RUN", "--model", "./gone", "--output", "O", "--preset", "dpo"], "./gone"),
-        (["evaluate", "RUN", "--model", "MODEL", "--held-out"], "wants --run"),
+        (["evaluate", "RUN", "--model", "MODEL", "--held-out"], "needs --run"),
         (["merge", "nowhere", "O"], "no trained weights"),
         (["export-eval", "nowhere", "O"], "config.json is missing"),
     ],

@@ -38,7 +38,7 @@ from trainer.losses.views import Answer, Images, Quantity, Tokens, View
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What must be known of an image in a batch beside its tensors."""
+    """Facts of an image in a batch, beside its tensors."""
 
     entries: Mapping[str, int]
     """How many entries of each tensor are its own."""
@@ -88,13 +88,13 @@ class Batch:
     views: tuple[View, ...]
     """Columns of the table; cell b * len(views) + v is row b in view v."""
     pair_ids: tuple[str, ...]
-    """Which rows."""
+    """Pair ids of the rows."""
     digests: tuple[str, ...]
     """Content id of each row's texts and images."""
     draws: tuple[Draws, ...]
     """What was drawn for each row."""
     packed: list[Packed]
-    """Token rows."""
+    """Token rows: trees of views, or one view each."""
     images: tuple[ImageFacts, ...]
     """The distinct images of the batch, in the order of `pixels`."""
     pixels: dict[str, Tensor]
@@ -265,7 +265,7 @@ class BatchBuilder:
                 length = len(prompt.ids) + len(tokens.ids)
                 if length > self.family.context:
                     raise ValueError(
-                        f"{length} tokens, and the model was made for {self.family.context}; "
+                        f"{length} tokens, but the context of the model is {self.family.context}; "
                         "set max_tokens, which leaves such rows out"
                     )
                 cells: list[tuple[int, NDArray[np.float32]]] = []
@@ -341,7 +341,7 @@ def _question(row: Row, prompt_of: _PromptOf, *, chosen_first: bool) -> str:
 def _text(row: Row, answer: Answer) -> str:
     text: str | None = getattr(row, str(answer))
     if text is None:
-        raise ValueError(f"it has no {answer} answer; leave such rows out with Rows.usable")
+        raise ValueError(f"its {answer} answer is missing; leave such rows out with Rows.usable")
     return text
 
 

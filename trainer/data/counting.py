@@ -12,7 +12,7 @@ from trainer.families import AnswerTokens
 from trainer.losses.views import Quantity, Tokens, View
 
 SHARED_RUN = 3
-"""So many tokens in a row must be the same to count as shared (CHiP: llava_trainer.py,
+"""Length from which a run of equal tokens counts as shared (CHiP: llava_trainer.py,
 `get_seg_weight`: min_match_size)."""
 
 
@@ -54,7 +54,7 @@ def differing(ids: Sequence[int], other: Sequence[int]) -> NDArray[np.bool_]:
     few they are.
     """
     prompt = [-1] * SHARED_RUN
-    # Without `autojunk`: frequent tokens of a long answer are no noise.
+    # Without `autojunk`: frequent tokens of a long answer are not noise.
     matcher = SequenceMatcher(None, [*prompt, *ids], [*prompt, *other], autojunk=False)
     found = np.ones(SHARED_RUN + len(ids), bool)
     for start, _, size in matcher.get_matching_blocks():

@@ -1,4 +1,4 @@
-"""What a run learns from: its rows, how they become batches, how often they are shown."""
+"""The training data of a run: its rows, their batches, and how often they are shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Dataset:
 def open_dataset(
     shards: tuple[str, ...], model: str, revision: str | None, settings: Settings
 ) -> Dataset:
-    """Read the shards' index and say how many rows are left out, and why.
+    """Read the index of the shards; logs how many rows are left out, and why.
 
     UsageError for shards and models that do not fit each other or the loss.
     """

@@ -1,4 +1,4 @@
-"""Which rows a model can read whole: no text is ever cut, so what does not fit is left out.
+"""Which rows fit the model: no text is ever truncated, so rows that do not fit are left out.
 
 Nor is a row kept of which the model's own processor cuts away all that differs.
 """
@@ -26,7 +26,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How many rows can be read whole."""
+    """How many rows fit the model."""
 
     limit: int
     """Tokens of prompt and answer, images included, that a view may have."""
@@ -37,11 +37,11 @@ class Fit:
     placeholders: tuple[str, ...]
     """Pair ids of rows whose prompt holds the model's image placeholder as text."""
     alike: tuple[str, ...] = ()
-    """Pair ids of rows whose two images are one to the model: what differs is cut away."""
+    """Pair ids of rows whose images are equal after processing: the difference is cropped away."""
 
     @property
     def kept(self) -> int:
-        """Rows that are left."""
+        """Rows that fit."""
         return self.total - len(self.too_long) - len(self.placeholders) - len(self.alike)
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ def fit_groups(
     report = Fit(limit, total, tuple(too_long), tuple(placeholders), tuple(alike))
     if not report.kept and total:
         advice = "raise max_tokens, shrink the images, or take a model that sees their edges"
-        raise UsageError(f"no row can be read whole: {report}; {advice}")
+        raise UsageError(f"no row fits the model: {report}; {advice}")
     return found, report
 
 

@@ -1,34 +1,34 @@
-"""Batches made ahead of the model, in order, by other processes if wanted. Knows no model."""
+"""Prefetches batches in order, in other processes if the settings ask for it. Knows no model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from trainer.data.batches import Batch
 from trainer.data.order import MicroBatch, Order
 from trainer.data.rows import Row, Rows
 
-Build = Callable[[Sequence[Row], int], Any]
+Build = Callable[[Sequence[Row], int], Batch]
 """Rows and the epoch to a batch; made in another process, so it must travel."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """What went wrong in another process, to be raised here."""
+    """An error of another process, to be raised here."""
 
     error: Exception
 
 
-class _Prepared(Dataset[Any]):
+class _Prepared(Dataset[tuple[MicroBatch, "Batch | _Failed"]]):
     def __init__(self, rows: Rows, build: Build) -> None:
         self.rows = rows
         self.build = build
 
-    def __getitem__(self, micro: MicroBatch) -> tuple[MicroBatch, Any]:
+    def __getitem__(self, micro: MicroBatch) -> tuple[MicroBatch, Batch | _Failed]:
         try:
             return micro, self.build([self.rows[row] for row in micro.rows], micro.epoch)
         except Exception as error:  # noqa: BLE001  raised where the batch is asked for
@@ -55,7 +55,7 @@ def steps(
     stop: int,
     workers: int,
     pin: bool,
-) -> Iterator[tuple[int, Iterator[tuple[MicroBatch, Any]]]]:
+) -> Iterator[tuple[int, Iterator[tuple[MicroBatch, Batch]]]]:
     """The steps from `start` on, each with its micro-batches on this process.
 
     Take all of a step before the next one. What `build` raises is raised here. `pin` puts pixels
@@ -75,8 +75,8 @@ def steps(
 
 
 def _checked(
-    flow: Iterator[tuple[MicroBatch, Any]],
-) -> Iterator[tuple[MicroBatch, Any]]:
+    flow: Iterator[tuple[MicroBatch, Batch | _Failed]],
+) -> Iterator[tuple[MicroBatch, Batch]]:
     for micro, batch in flow:
         if isinstance(batch, _Failed):
             raise batch.error

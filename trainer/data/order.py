@@ -1,7 +1,7 @@
 """Which rows a step shows, and to which process: a function of the position and nothing else.
 
-So a resumed run needs no state to go on in the same order, and every row is shown exactly once an
-epoch, whatever the number of processes and however unequal their shares.
+So a resumed run continues in the same order without saved state, and every row is shown exactly
+once an epoch, whatever the number of processes and however unequal their shares.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class MicroBatch:
     index: int
     """Its place among the micro-batches of the step on this process, from 0."""
     epoch: int
-    """Which showing of the rows this is, from 0."""
+    """Epoch, from 0."""
     rows: tuple[int, ...]
     """Row numbers, at least one."""
     counted: bool
-    """False for a filler: this process has no rows left in the step, but its peers have and wait
+    """False for a filler: this process has no rows left in the step, but the other processes wait
     for it in their collectives. It runs a row with weight 0."""
     last: bool
     """Whether gradients are exchanged and the optimizer steps after it."""
@@ -43,7 +43,7 @@ class Order:
     batch_size: int
     """Rows of a step over all processes; the last step of an epoch takes what is left."""
     micro_batch: int
-    """At most so many rows in one forward."""
+    """Rows of one forward, at most."""
     seed: int
     """The run's seed."""
     rank: int = 0

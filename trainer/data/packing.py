@@ -62,13 +62,13 @@ class Packed:
     ids: Numbers
     """Tokens, [T]."""
     depth: Numbers
-    """Place of each token on its way from the root, from 0, [T]."""
+    """Place of each token on its path from the root, from 0, [T]."""
     images: tuple[int, ...]
     """Images in the order in which their placeholders stand in `ids`."""
     segment: Numbers
     """Which unbranched stretch of the tree each token is in, [T]."""
     sees: NDArray[np.bool_]
-    """Whether a stretch attends to another: to those on its way from the root and, as far as
+    """Whether a stretch attends to another: to those on its path from the root and, as far as
     tokens before it go, to itself, [S, S]."""
     ways: tuple[tuple[PromptTokens, Numbers], ...]
     """For every reading its prompt, and the places in `ids` of prompt and answer."""

@@ -212,7 +212,9 @@ class Rows:
         counts = {name: int(mask.sum()) for name, mask in lacking.items() if mask.any()}
         report = RowCounts(what, needs, len(self), len(self) - int(bad.sum()), counts)
         if not report.kept:
-            raise UsageError(f"nothing to train on: {report}; take a recipe that fills them")
+            raise UsageError(
+                f"nothing to train on: {report}; use a recipe that fills these columns"
+            )
         return self.select(np.flatnonzero(~bad)), report
 
     def _group(self, number: int) -> pa.Table:
@@ -271,7 +273,10 @@ def _check(file: ShardFile) -> None:
     for name in needed:
         kind, expected = file.schema.field(name).type, wanted.field(name).type
         if not kind.equals(expected):
-            raise UsageError(f"{file.name}: column {name} is {kind}, not {expected}; rewritten?")
+            raise UsageError(
+                f"{file.name}: column {name} is {kind}, not {expected}; "
+                "give data/*.parquet as the run wrote them"
+            )
 
 
 def _read(file: ShardFile, group: int, columns: Sequence[str]) -> pa.Table:
@@ -310,7 +315,7 @@ def _build_index(files: Sequence[ShardFile]) -> _Index:
     twice = [name for name, number in Counter(index.pair_ids.to_pylist()).items() if number > 1]
     if twice:
         raise UsageError(
-            f"{len(twice)} pairs are there twice, {twice[0]} for one; was a run given twice?"
+            f"{len(twice)} pairs occur twice, for example {twice[0]}; give each run once"
         )
     return index
 

@@ -1,4 +1,4 @@
-"""Ready configurations for VLMEvalKit and lmms-eval. Neither is needed here, nor copied.
+"""Configurations for VLMEvalKit and lmms-eval, neither of which needs to be installed here.
 
 VLMEvalKit: `run.py --config FILE`, a JSON of models and data by class name (its ConfigSystem.md).
 lmms-eval: `--config FILE`, a YAML list of its own arguments. Both load a plain checkpoint, so an
@@ -45,7 +45,7 @@ def export(model: Path, out: Path, name: str, *, max_new_tokens: int = 512) -> P
             f"{model} is an adapter; make a plain checkpoint of it with `python -m trainer merge`"
         )
     if not (model / "config.json").is_file():
-        raise UsageError(f"{model} holds no model: config.json is missing")
+        raise UsageError(f"{model} is not a model: config.json is missing")
     evaluators, path = family_of(load_config(str(model))).evaluators, model.resolve()
     with whole_folder(out) as folder:
         seen, word = path, evaluators.path_word

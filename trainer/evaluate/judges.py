@@ -1,4 +1,4 @@
-"""Which model is asked, and about which rows."""
+"""The model and the rows of an evaluation."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ def rows_for(shards: tuple[str, ...], run: Path | None, limit: int | None) -> Ro
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
     if not len(rows):
-        raise UsageError("there are no rows to ask about")
+        raise UsageError("there are no rows to evaluate; give a run with pairs")
     return rows

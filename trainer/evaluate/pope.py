@@ -33,7 +33,7 @@ _OF_OBJECTS = (Kind.OBJECT, Kind.ATTRIBUTE, Kind.COUNT)
 
 _SINGULAR = frozenset({"atlas", "canvas", "christmas", "gas", "lens", "pancreas", "rhinoceros"})
 _PLURAL = frozenset({"skis", "taxis", "menus"})
-"""Exceptions to the rule that words in -us, -is and -ss are no plurals."""
+"""Exceptions to the rule that words in -us, -is and -ss are not plurals."""
 
 
 class QuestionSet(StrEnum):

@@ -1,4 +1,4 @@
-"""Images through a model's tower, each once. Which call a model wants is its family's to know."""
+"""Encodes images, each once, in a model's tower; the family knows how to call it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def encode(
 ) -> tuple[ImageFeatures, ...]:
     """Images through tower and projector of a model without its head, one call a group.
 
-    There is no gradient unless something there learns. Every image must be in one of `groups`; what
+    Without gradient if tower and projector are frozen. Every image must be in one of `groups`; what
     is in two is encoded again.
     """
     found: dict[int, ImageFeatures] = {}

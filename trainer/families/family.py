@@ -172,7 +172,7 @@ class Family(ABC):
 
     @classmethod
     def encoder_trains(cls, model: nn.Module) -> bool:
-        """Whether anything between pixels and the language model learns."""
+        """Whether any weight outside the language model, such as the tower, is trained."""
         inside = f"{cls.language_model}."
         return any(p.requires_grad for n, p in model.named_parameters() if not n.startswith(inside))
 

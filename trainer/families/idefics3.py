@@ -31,7 +31,7 @@ class Idefics3(Family):
     projector = "connector"
 
     def image_tensors(self, made: BatchFeature, number: int) -> ImageTensors:
-        """Tiles, and which of their pixels are no padding; there is one image a call."""
+        """Tiles, and which of their pixels are not padding; there is one image a call."""
         assert number == 0
         names = ("pixel_values", "pixel_attention_mask")
         return {name: made[name][0] for name in names if name in made}

@@ -32,7 +32,7 @@ def family_of(config: PreTrainedConfig) -> type[Family]:
 
 
 def load_config(model: str, revision: str | None = None) -> PreTrainedConfig:
-    """A checkpoint's configuration; UsageError for one that is not there or of no known family."""
+    """A checkpoint's configuration; UsageError if it is missing or of an unknown family."""
     from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415  6 s
 
     try:
@@ -57,7 +57,7 @@ def load_family(model: str, revision: str | None = None) -> Family:
     kind = family_of(config)
     try:
         processor = AutoProcessor.from_pretrained(model, revision=revision)
-        # `AutoProcessor` hands the backend to the video processor, too, which has no such form.
+        # `AutoProcessor` hands the backend to the video processor, too, which lacks such a variant.
         processor.image_processor = AutoImageProcessor.from_pretrained(
             model, revision=revision, backend="pil"
         )
@@ -90,12 +90,12 @@ def _check_template(family: Family) -> None:
     if not found or before.count(family.placeholder) != 2:
         raise UsageError(
             f"the chat template of {family.model} does not write two images before the text, "
-            f"but {rendered!r:.200}; mend chat_template.jinja"
+            f"but {rendered!r:.200}; correct chat_template.jinja"
         )
     if family.placeholder in family.prompt_text(MARK, 0):
         raise UsageError(
             f"the chat template of {family.model} writes an image placeholder where there is no "
-            "image; mend chat_template.jinja"
+            "image; correct chat_template.jinja"
         )
 
 

@@ -35,7 +35,7 @@ class PreferenceLoss(ABC):
     """A paper's loss: a frozen dataclass whose fields are its constants."""
 
     name: str
-    """What settings call it."""
+    """Its name in settings."""
 
     @property
     @abstractmethod

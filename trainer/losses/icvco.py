@@ -1,6 +1,6 @@
 """IC-VCO, arXiv 2605.31312: the pair seen image by image, and both images in one prompt.
 
-There a last sentence names the image that is asked about; that branch teaches the first one.
+There a last sentence names the image that is asked about; in VCDist that branch teaches the first.
 """
 
 from __future__ import annotations

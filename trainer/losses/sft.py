@@ -25,7 +25,7 @@ class SFT(PreferenceLoss):
 
     name: Literal["sft"] = "sft"
     mirrored: bool = False
-    """Whether the counterfactual under the rejected image is learned as well, half and half."""
+    """Whether the counterfactual under the rejected image is trained on as well, half and half."""
 
     @property
     def views(self) -> frozenset[View]:

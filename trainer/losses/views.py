@@ -31,7 +31,7 @@ class Images(StrEnum):
     same for policy and reference."""
     BOTH = "both"
     """Both images, then the question, then a sentence that names the first or the second image
-    (IC-VCO). Which image comes first is no part of the view: it is drawn once per row and epoch
+    (IC-VCO). Which image comes first is not part of the view: it is drawn once per row and epoch
     from the row's seed, for all views of the row alike, policy and reference alike."""
 
 

@@ -1,6 +1,6 @@
 """Log-probs of a batch by view: one forward over all views, with the head at answers alone.
 
-The vocabulary's logits are never there whole: the head runs over a few hundred positions at a time
+Logits of all positions are never held at once: the head runs over a few hundred positions at a time
 and, where gradients are wanted, again in the backward pass.
 """
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 PASS_TOKENS = 16384
 """Tokens, padding included, of one pass of the language model."""
 LOGITS_BYTES = 2**26
-"""float32 logits that are there at once: some 110 positions of a vocabulary of 152,000."""
+"""Bytes of float32 logits held at once: some 110 positions of a vocabulary of 152,000."""
 
 
 class ViewLogProbs(nn.Module):
     """A model as a table of log-probs: `module(batch)` gives [B] float32 for every view.
 
-    Views that compare distributions need two models: for them it leaves its hidden states with the
-    batch (`trainer.model.token_kl`).
+    Views that compare distributions need two models: for them the forward stores hidden states in
+    `batch.exchange` (see `trainer.model.token_kl`).
 
     It is what gets wrapped for several processes. All views of all rows go through it together, in
     as few passes as `PASS_TOKENS` allows, rows of like length in one pass.
@@ -90,7 +90,7 @@ class ViewLogProbs(nn.Module):
     def _agree(self, *numbers: int) -> tuple[int, ...]:
         """The largest of each number over all processes, where weights are split over them.
 
-        There every pass gathers weights, so all must do equally many or wait for ever.
+        There every pass gathers weights, so unequal numbers of passes would deadlock.
         """
         if not isinstance(self, FSDPModule) or dist.get_world_size() == 1:
             return numbers
@@ -163,7 +163,7 @@ def _places(packed: Sequence[Packed], width: int) -> tuple[Places, Places]:
 
 
 def _as_it_is(head: Any) -> Callable[[Tensor], Tensor]:
-    """The head as it is now: without its adapters also when these are on again later."""
+    """The head; without its adapters, also after they are enabled again, if they are off now."""
     if getattr(head, "disable_adapters", False):
         return partial(functional.linear, weight=head.weight, bias=head.bias)
     found: Callable[[Tensor], Tensor] = head
@@ -212,7 +212,7 @@ def _encode(
                 raise UsageError(
                     f"{inner.config.name_or_path} makes {len(features.tokens)} features of an "
                     f"image for which its processor writes {image.num_features} placeholders; "
-                    "mend processor_config.json (of LLaVA patch_size, "
+                    "correct processor_config.json (of LLaVA patch_size, "
                     "num_additional_image_tokens, vision_feature_select_strategy)"
                 )
         if not family.encoder_trains(inner):

@@ -1,10 +1,10 @@
-"""A model that learns: loaded, told what learns, and put where a checkpoint left it."""
+"""The policy: loads the model, freezes or adapts it, and restores a checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,22 +17,28 @@ from trainer.model.trainable import make_trainable, parameter_groups, trainable
 from trainer.model.weights import WEIGHTS, load_adapter, load_optimizer
 from trainer.settings import Full, Settings
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 
 @dataclass(frozen=True)
 class Policy:
     """What a run trains."""
 
-    model: Any
-    """The model, wrapped by peft where adapters learn; its names are those in checkpoints."""
+    model: PreTrainedModel | PeftModel
+    """The model, wrapped by peft if adapters are trained; checkpoints use its parameter names."""
     module: nn.Module
     """Batch -> log-probs by view, wrapped for the exchange of gradients."""
     optimizer: torch.optim.Optimizer
-    """Over what learns."""
+    """Over the trainable parameters."""
     counts: str
-    """What learns, in words."""
+    """The trainable parameters, as one line for the log."""
 
 
-def load_model(model: str, revision: str | None, *, weights: str, attention: str) -> Any:
+def load_model(
+    model: str, revision: str | None, *, weights: str, attention: str
+) -> PreTrainedModel:
     """A vision-language model on the CPU; UsageError where it cannot be loaded."""
     from transformers import AutoModelForImageTextToText  # noqa: PLC0415  6 s
 
@@ -52,7 +58,7 @@ def make_policy(
     processes: Processes,
     checkpoint: Path | None,
 ) -> Policy:
-    """The policy of a run, at its beginning or where a checkpoint left it."""
+    """The policy of a run, from the start model or from a checkpoint."""
     whole = isinstance(settings.tune, Full)
     source, at = (model, revision)
     if checkpoint is not None and whole:
@@ -91,8 +97,8 @@ def make_policy(
     return Policy(policy, module, optimizer, counts)
 
 
-def frozen_module(model: Any, settings: Settings, processes: Processes) -> nn.Module:
-    """Batch -> log-probs of a second model that never learns; split as the policy is."""
+def frozen_module(model: PreTrainedModel, settings: Settings, processes: Processes) -> nn.Module:
+    """Batch -> log-probs of a second, frozen model, whose weights are split as the policy's."""
     layers = model._no_split_modules  # noqa: SLF001  as above
     module = ViewLogProbs(model.requires_grad_(requires_grad=False).eval())
     if not settings.machine.shard:

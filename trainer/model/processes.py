@@ -1,7 +1,7 @@
-"""One process or many: who we are, what we agree on, how gradients are exchanged.
+"""One process or many: ranks, collectives, and the exchange of gradients.
 
-Processes are started from outside: `accelerate launch`, `torchrun`, Ray Train, or nobody;
-accelerate finds out which. Weights are wrapped by torch itself, because accelerate shards on GPUs
+`accelerate launch`, `torchrun` or Ray Train starts the processes, or there is just one; accelerate
+finds out which. Weights are wrapped by torch itself, because accelerate shards on GPUs
 only, and what no test can run on a CPU breaks unseen.
 """
 
@@ -37,23 +37,23 @@ class Processes:
 
     @classmethod
     def start(cls, device: str) -> Processes:
-        """Join the peers, if there are any; UsageError where the device is not there."""
+        """Join the process group, if any; UsageError if the device is missing."""
         if device == "cuda" and not torch.cuda.is_available():
             raise UsageError(
-                "the device is cuda, but torch sees no GPU; go where one is, or say "
+                "the device is cuda, but torch sees no GPU; use a machine with one, or "
                 "--set machine.device=cpu (evaluate: --device cpu)"
             )
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             raise UsageError(
                 "accelerate's own sharding is not used here; launch without --use_fsdp and "
-                "say --set machine.shard=true"
+                "use --set machine.shard=true"
             )
         state = PartialState(cpu=device == "cpu")
         return cls(state.process_index, state.num_processes, state.device)
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     def sum(self, numbers: list[float]) -> list[float]:
@@ -72,13 +72,13 @@ class Processes:
         return found
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 
 
 def leave() -> None:
-    """Part from the peers, at the end of a command that joined them."""
+    """Leave the process group, at the end of a command that joined it."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -92,7 +92,7 @@ def wrap(
     compute: torch.dtype,
     may_be_unused: bool,
 ) -> nn.Module:
-    """The module on its device, exchanging gradients with the peers' (their mean).
+    """The module on its device, averaging gradients over the processes.
 
     `layers` are class names of the blocks that are sharded one by one. `may_be_unused` says that
     some trainable weights may get no gradient in a step, as the last block of a LLaVA's tower.
@@ -124,9 +124,9 @@ def wrap(
 
 
 def without_exchange(module: nn.Module) -> AbstractContextManager[None]:
-    """While more micro-batches of the step follow: gradients add up on this process alone.
+    """Accumulate gradients on this process while more micro-batches of the step follow.
 
-    Sharded modules exchange every time instead, because whole gradients would not fit.
+    Sharded modules exchange them every time, because whole gradients would not fit.
     """
     if isinstance(module, DistributedDataParallel):
         return module.no_sync()

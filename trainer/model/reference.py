@@ -1,4 +1,4 @@
-"""Where the reference's log-probs come from: a model without its adapters, another one, a file."""
+"""The reference's log-probs: from the policy without adapters, from a second model or a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ from trainer.errors import UsageError
 from trainer.families import Family
 from trainer.losses import LogProbs, PreferenceLoss
 from trainer.losses.views import DRAWN, View, of_log_probs
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Forward = Callable[[Batch], LogProbs]
 """A batch to its table: a `ViewLogProbs`, wrapped or not."""
@@ -41,7 +44,7 @@ _AGAIN = "make the file again with `python -m trainer precompute`"
 
 
 def frozen(forward: Forward) -> Forward:
-    """The reference is another model."""
+    """The reference is a second, frozen model."""
 
     def reference(batch: Batch) -> LogProbs:
         with torch.no_grad():
@@ -50,11 +53,11 @@ def frozen(forward: Forward) -> Forward:
     return reference
 
 
-def adapters_off(forward: Forward, policy: Any) -> Forward:
+def adapters_off(forward: Forward, policy: PeftModel) -> Forward:
     """The reference is the policy without its adapters: no second model.
 
-    `forward` must run that policy; where its weights are split over processes, as wrapped, and
-    after a forward of the policy: FSDP notes in its first one what learns.
+    `forward` must run that policy. With split weights, pass the wrapped module and run the policy
+    first: FSDP records in its first forward which parameters are trainable.
     """
 
     def reference(batch: Batch) -> LogProbs:
@@ -66,7 +69,7 @@ def adapters_off(forward: Forward, policy: Any) -> Forward:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """All that a reference log-prob depends on, but the row: digests, compared one by one."""
+    """All that a reference log-prob depends on except the row: digests, compared one by one."""
 
     model: str
     """Content id of the reference's weights and configuration."""

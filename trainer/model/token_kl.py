@@ -1,7 +1,7 @@
 """KL between reference and policy over the whole vocabulary, at every counted token of an answer.
 
-Distributions are never there whole: as for log-probs, the heads run over some hundred positions at
-a time and, for gradients, again in the backward pass.
+As for log-probs, the heads run over some hundred positions at a time and, for gradients, again in
+the backward pass, so the distributions of all positions are never held at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from trainer.model import logprobs
 
 
 def token_kl(batch: Batch) -> dict[View, Tensor]:
-    """The cells [B] of the views that compare distributions, from what two forwards left there.
+    """The cells [B] of the views that compare distributions, from the stored hidden states.
 
-    The policy's forward comes first, then the reference's; gradients reach the policy alone. What
-    they left is used up.
+    The policy's forward comes first, then the reference's; gradients reach the policy alone.
+    Removes the hidden states from the batch.
     """
     policy, reference = batch.exchange.hidden
     batch.exchange.hidden.clear()
@@ -36,7 +36,7 @@ def token_kl(batch: Batch) -> dict[View, Tensor]:
 
 def kl_by_position(policy: Hidden, reference: Hidden) -> Tensor:
     """KL(reference || policy) in nats at each of N positions, float32 (TDPO, CHiP)."""
-    # Logits of both models, and in the backward pass their gradients, are there at once.
+    # Logits of both models, and in the backward pass their gradients, are in memory together.
     at_once = max(1, logprobs.LOGITS_BYTES // (4 * 2 * policy.vocabulary))
     found = []
     for mine, theirs in zip(

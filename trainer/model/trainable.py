@@ -1,4 +1,4 @@
-"""What learns: adapters or weights, chosen by name. Knows module names, not losses."""
+"""Which parameters are trained: adapters or weights, by module name. Knows no losses."""
 
 from __future__ import annotations
 
@@ -26,31 +26,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trainable:
-    """What of a model learns."""
+    """How many parameters of a model are trained."""
 
     tensors: int
     """Trainable tensors."""
     parameters: int
-    """Numbers in them."""
+    """Trainable parameters."""
     total: int
-    """Numbers in all tensors of the model, adapters included."""
+    """Parameters of the whole model, adapters included."""
     by_part: Mapping[str, int]
-    """Trainable numbers by part: language_model, projector, vision_tower."""
+    """Trainable parameters by part: language_model, projector, vision_tower."""
 
     def __str__(self) -> str:
         """One line for a person."""
         parts = ", ".join(f"{part} {number:,}" for part, number in self.by_part.items())
         share = self.parameters / self.total
         return (
-            f"{self.parameters:,} of {self.total:,} parameters learn ({share:.2%}), "
+            f"{self.parameters:,} of {self.total:,} parameters are trained ({share:.2%}), "
             f"in {self.tensors} tensors: {parts}"
         )
 
 
-def make_trainable(model: PreTrainedModel, tune: Lora | Full, seed: int) -> Any:
-    """The model with everything frozen but what `tune` names.
+def make_trainable(
+    model: PreTrainedModel, tune: Lora | Full, seed: int
+) -> PreTrainedModel | PeftModel:
+    """Freeze the model except for the weights or adapters that `tune` names.
 
-    Adapters are added in place, in float32, their first values drawn from the seed; the model's own
+    Adapters are added in place, in float32, initialised from the seed; the model's own
     dropouts are set to 0. UsageError where a pattern matches nothing.
     """
     _silence_dropout(model)
@@ -66,7 +68,7 @@ def make_trainable(model: PreTrainedModel, tune: Lora | Full, seed: int) -> Any:
     return _with_adapters(model, tune, seed)
 
 
-def _with_adapters(model: PreTrainedModel, tune: Lora, seed: int) -> Any:
+def _with_adapters(model: PreTrainedModel, tune: Lora, seed: int) -> PeftModel:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415  2 s, for adapters alone
 
     targets = tune.targets or family_of(model.config).adapter_targets()
@@ -77,7 +79,7 @@ def _with_adapters(model: PreTrainedModel, tune: Lora, seed: int) -> Any:
     matched = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     if not matched or (other := sorted(set(matched) - set(linear))):
-        what = f"matches {other[0]}, which is not linear" if matched else "matches nothing"
+        what = f"matches {other[0]}, which is not a linear layer" if matched else "matches nothing"
         raise UsageError(
             f"tune.targets {targets!r} {what}; the model's {len(linear)} linear layers "
             f"have names like {linear[0]} and {linear[len(linear) // 2]}"
@@ -95,7 +97,7 @@ def _with_adapters(model: PreTrainedModel, tune: Lora, seed: int) -> Any:
 
 
 def trainable(model: PreTrainedModel | PeftModel) -> Trainable:
-    """Count what learns."""
+    """Count the trainable parameters."""
     by_part: Counter[str] = Counter()
     tensors = 0
     family = family_of(model.config)
@@ -109,10 +111,10 @@ def trainable(model: PreTrainedModel | PeftModel) -> Trainable:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters for the optimizer: matrices decay, vectors (biases, norms) do not."""
-    learn = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in learn if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learn if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -1,6 +1,6 @@
-"""Weights and optimizer state to files and back, whole, whoever holds which part of them.
+"""Saves and loads weights and optimizer state; files are whole, also if processes hold shards.
 
-A checkpoint's folder holds what trains in the form that transformers and peft read (`weights/`: an
+A checkpoint's folder holds the trained weights as transformers and peft read them (`weights/`: an
 adapter, or a whole model) and `optimizer.safetensors`. Neither depends on the number of processes.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from trainer.errors import CheckpointFileError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer.safetensors"
@@ -56,7 +60,9 @@ def gather_optimizer(
     }
 
 
-def save_weights(folder: Path, policy: Any, weights: Mapping[str, Tensor]) -> None:
+def save_weights(
+    folder: Path, policy: PreTrainedModel | PeftModel, weights: Mapping[str, Tensor]
+) -> None:
     """Write `weights/` of a checkpoint or of the finished run."""
     # Safetensors refuses two names for one tensor; `save_pretrained` knows which are tied.
     policy.save_pretrained(folder / WEIGHTS, state_dict=dict(weights))
@@ -69,7 +75,7 @@ def save_optimizer(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / OPTIMIZER)
 
 
-def load_adapter(folder: Path, policy: Any) -> None:
+def load_adapter(folder: Path, policy: PeftModel) -> None:
     """Put a checkpoint's adapter into a policy made alike; CheckpointFileError if it is not.
 
     A whole model needs nothing of the kind: it is loaded from `weights/` in the first place.
@@ -95,7 +101,7 @@ def load_optimizer(folder: Path, policy: nn.Module, optimizer: torch.optim.Optim
             owner, _, key = name.rpartition(":")
             if owner not in trainable:
                 raise CheckpointFileError(
-                    f"{folder / OPTIMIZER} has state for {owner}, which does not learn here; "
+                    f"{folder / OPTIMIZER} has state for {owner}, which is not trained here; "
                     "was it made with other settings?"
                 )
             parameter, tensor = trainable[owner], file.get_tensor(name)

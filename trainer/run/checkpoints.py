@@ -1,4 +1,4 @@
-"""Checkpoint folders that are there whole or not at all. Knows folders, not models.
+"""Checkpoint folders, written completely or not at all. Knows folders, not models.
 
 `OUT/checkpoints/step-000100/` holds weights, optimizer state and position; see
 `trainer.model.weights`.
@@ -49,9 +49,9 @@ class Checkpoints:
     """The checkpoints of a run."""
 
     folder: Path
-    """Where they are."""
+    """Their folder."""
     keep: int = 2
-    """How many stay."""
+    """How many are kept."""
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order."""
@@ -61,7 +61,7 @@ class Checkpoints:
         return sorted(int(match[1]) for match in found if match)
 
     def newest(self) -> Path | None:
-        """The folder of the furthest checkpoint, if there is one."""
+        """The folder of the newest checkpoint; None if there is none."""
         steps = self.steps()
         return self.at(steps[-1]) if steps else None
 
@@ -88,7 +88,7 @@ class Checkpoints:
         return final
 
     def clear_remains(self) -> None:
-        """Remove what a killed process left half written or half removed."""
+        """Remove folders that a killed process left half written or half removed."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 if path.name.startswith("."):

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from schemas.ids import row_seed
+from trainer.data.batches import Batch
 from trainer.data.order import MicroBatch, Order
 from trainer.errors import NonFiniteLossError
 from trainer.losses import LogProbs, PreferenceLoss
@@ -23,23 +24,23 @@ from trainer.run.stop import StopCheck, StopRequest, nothing
 from trainer.settings import Settings
 
 NAMED_ROWS = 16
-"""A message names at most so many rows."""
+"""Rows that an error message names at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step came to, equal on all processes."""
+    """Result of a step, equal on all processes."""
 
     sums: dict[str, float]
     """The loss and its metrics, summed over the step's rows."""
     rows: int
     """Rows of the step, over all processes."""
     norm: float
-    """The gradient's norm before it was scaled down."""
+    """Norm of the gradient before clipping."""
     rate: float
     """The learning rate."""
     asked: StopRequest
-    """The strongest request that reached any process."""
+    """The strongest request of any process."""
 
 
 @dataclass
@@ -57,11 +58,11 @@ class Loop:
     ids: Sequence[str]
     """Pair ids by row number, for messages."""
     module: nn.Module
-    """Log-probs of a batch, wrapped for the exchange of gradients: batch -> LogProbs."""
-    reference: Callable[[Any], LogProbs]
+    """Batch -> log-probs by view, wrapped for the exchange of gradients."""
+    reference: Callable[[Batch], LogProbs]
     """The reference's log-probs of a batch, without gradient."""
     optimizer: torch.optim.Optimizer
-    """Over what learns."""
+    """Over the trainable parameters."""
     stop_check: StopCheck = nothing
     """What this process was asked to do after the step."""
 
@@ -70,7 +71,7 @@ class Loop:
         """What is minimised."""
         return self.settings.loss
 
-    def step(self, step: int, batches: Iterable[tuple[MicroBatch, Any]]) -> StepResult:
+    def step(self, step: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> StepResult:
         """Do the step of this number (from 0) over its micro-batches.
 
         Raises NonFiniteLossError on all processes, before the weights are touched.
@@ -118,7 +119,7 @@ class Loop:
             bad += [self.ids[r] for r, ok in zip(micro.rows, finite, strict=False) if not ok]
         return bad
 
-    def _forward(self, micro: MicroBatch, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, micro: MicroBatch, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         # Dropout draws from the global generators; a seed by position makes a resumed run draw
         # the same, and leaves no generator's state to save.
         torch.manual_seed(
@@ -131,8 +132,8 @@ class Loop:
         )
         batch = batch.to(self.processes.device)
         with precision(self.settings.compute, self.processes.device):
-            # In this order: FSDP notes at its first forward what learns, and peft freezes adapters
-            # while they are off.
+            # The policy first: FSDP records in its first forward which parameters are trained, and
+            # peft freezes adapters while they are off.
             policy = self.module(batch)
             reference = self.reference(batch) if self.loss.reference_views else {}
             if batch.exchange.hidden:
@@ -141,7 +142,7 @@ class Loop:
         return output.per_row, output.metrics
 
     def _update(self, step: int, rows: Sequence[int]) -> float:
-        """Scale the gradient down if it is too long, and step; returns its norm before."""
+        """Clip the gradient and update the weights; returns the norm before clipping."""
         trainable = [p for p in self.module.parameters() if p.grad is not None]
         norm = total_norm(trainable)
         length = float(norm)
@@ -155,12 +156,12 @@ class Loop:
         return length
 
     def _refuse(self, step: int, bad: Sequence[str], what: str) -> NoReturn:
-        """Raise on all processes, which all come here, naming the rows of all."""
+        """Raise on all processes, naming the rows of all; all of them must call it."""
         everywhere = self.processes.gather(list(bad))
         named = ", ".join(everywhere[:NAMED_ROWS])
         more = f" and {len(everywhere) - NAMED_ROWS} more" if len(everywhere) > NAMED_ROWS else ""
         raise NonFiniteLossError(
-            f"{what} of step {step + 1} is not finite; rows: {named}{more}. The step was not made; "
-            "look at these rows (`python -m pipeline show RUN PAIR_ID`), or lower "
-            "optimizer.learning_rate"
+            f"{what} of step {step + 1} is not finite; rows: {named}{more}. "
+            "The weights are unchanged; look at these rows (`python -m pipeline show RUN PAIR_ID`) "
+            "or lower optimizer.learning_rate"
         )

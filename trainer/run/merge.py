@@ -6,13 +6,16 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from trainer.errors import UsageError
 from trainer.model.weights import WEIGHTS
 from trainer.run.checkpoints import Checkpoints, whole_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +88,7 @@ def merge(
 class _Stored:
     """A model in float32, and what it was stored in."""
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
 

@@ -1,4 +1,4 @@
-"""What is written down of a run: one line of JSON a window of steps, and the same for TensorBoard.
+"""The metrics of a run: one line of JSON a window of steps, and the same in TensorBoard's files.
 
 A resumed run takes back the lines after its checkpoint and goes on in the middle of a window, so
 the file is that of an uninterrupted run, `time/` and `memory/` aside.
@@ -13,9 +13,12 @@ from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING
 
 from schemas.files import Folder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 FILE = "metrics.jsonl"
 _ROWS = "rows"
@@ -48,11 +51,11 @@ class MetricsFile:
     out: Path
     """The run's folder."""
     step: int
-    """Steps done so far; what was written about later ones is taken back."""
-    _board: Any = field(default=None, init=False)
+    """Steps done so far; lines about later steps are removed."""
+    _board: SummaryWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take back later lines and open TensorBoard's file."""
+        """Remove later lines and open TensorBoard's file."""
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  1 s, first process only
 
         folder = Folder.at(str(self.out))
@@ -74,7 +77,7 @@ class MetricsFile:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write out what TensorBoard holds back."""
+        """Flush and close TensorBoard."""
         self._board.close()
 
 

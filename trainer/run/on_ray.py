@@ -1,9 +1,9 @@
-"""The same run on a Ray cluster: Ray Train starts the processes, and starts them again.
+"""The same run on a Ray cluster: Ray Train starts and restarts the processes.
 
     ray job submit --working-dir . -- python -m trainer train ... --ray-workers 8
 
 Checkpoints are the run's own, in its folder, which all nodes mount. After a lost worker Ray starts
-all of them again, and they go on from the newest one; so nothing is handed to Ray but metrics.
+all of them again, and they resume from the newest one. So Ray stores no checkpoint of its own.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ from trainer.run.train import Outcome, Request, train
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Lost workers that a run gets over; a fault that comes back must end. Machines that are taken
-away (pre-emption) do not count."""
+"""Restarts after lost workers, so that a repeated fault ends the run. Pre-emptions do not count."""
 _REQUEST = "request"
 
 _FINAL = (UsageError, NonFiniteLossError, CheckpointFileError)
-"""What another start would end in as well."""
+"""Errors that a restart would repeat."""
 _NOTE = "refused.json"
-"""File in `RUN/ray/` that says so, for the next start and for the driver."""
+"""File in `RUN/ray/` that records such an error for the next start and for the driver."""
 
 
 @dataclass
 class _Reports:
-    """A `Monitor` that says a line a step where Ray collects logs."""
+    """A `Monitor` that logs one line a step, for Ray to collect."""
 
     log_every: int
     num_steps: int = field(default=0, init=False)
@@ -61,12 +60,12 @@ class _Reports:
 
 
 def train_on_ray(request: Request, workers: int) -> Outcome:
-    """Train on so many workers of the cluster, each with a GPU where the settings say so.
+    """Train on `workers` workers of the cluster, each with a GPU if `machine.device` is cuda.
 
-    Raises what a worker raised (UsageError, NonFiniteLossError, CheckpointFileError), at once, as a
-    new start would not help; RuntimeError when workers were lost more than `MAX_FAILURES` times.
+    Raises at once what a worker raised (UsageError, NonFiniteLossError, CheckpointFileError), as a
+    restart would not help; RuntimeError when workers were lost more than `MAX_FAILURES` times.
     """
-    # What can be known here is said here: workers take most of a minute to get as far.
+    # Check model and loss on the driver: workers take most of a minute to get as far.
     open_family(request.model, request.revision, request.settings)
     gpu = request.settings.machine.device == "cuda"
     _notes(request).delete(_NOTE)
@@ -103,9 +102,9 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def attempt(request: Request, monitor: Monitor, stop_check: StopCheck) -> None:
-    """Train on one worker, and note an error that would come again.
+    """Train on one worker, and record an error that a restart would repeat.
 
-    Ray starts everything again, whatever the error; the next start ends at once by that note.
+    Ray restarts all workers after any error; the next start reads the record and ends at once.
     """
     raise_noted(request)
     try:
@@ -117,7 +116,7 @@ def attempt(request: Request, monitor: Monitor, stop_check: StopCheck) -> None:
 
 
 def raise_noted(request: Request) -> None:
-    """Raise what a worker noted, of its own type; nothing happens where there is no note."""
+    """Raise the error that a worker recorded, with its type; return if there is none."""
     if not _notes(request).exists(_NOTE):
         return
     note = _notes(request).read_json(_NOTE)
@@ -135,9 +134,9 @@ def _rank() -> int:
 
 
 def _preempted() -> StopCheck:
-    """Asks for a checkpoint once, when a machine of the run is about to be taken away.
+    """Request a checkpoint once, when a machine of the run is about to be pre-empted.
 
-    Not to stop: for Ray a loop that returns is done, one that is cut off is started again.
+    Not a stop: Ray takes a loop that returns for finished, and restarts one that is killed.
     """
     told = False
 

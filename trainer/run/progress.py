@@ -1,4 +1,4 @@
-"""Progress a person can read: a live line on a terminal, one line a minute in a log file."""
+"""Progress for a person: a live line on a terminal, one line a minute in a log file."""
 
 from __future__ import annotations
 

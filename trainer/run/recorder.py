@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics, checkpoints, the result."""
+"""Writes the metrics, checkpoints and result of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from trainer.settings import Keep
 
 
 class Monitor(Protocol):
-    """Is told how a run goes, on the first process."""
+    """Receives the progress of a run, on the first process."""
 
     def begin(self, step: int, num_steps: int) -> None:
         """The steps begin, `step` of them done by earlier attempts."""
@@ -74,7 +74,7 @@ class Recorder:
         return Checkpoints(self.folder.path / "checkpoints", self.keep.checkpoints)
 
     def __enter__(self) -> Self:
-        """Take back what earlier attempts wrote about steps that will be done again."""
+        """Remove metrics of steps that will be repeated."""
         self._window = Window(dict(self.position.sums))
         if self.processes.first:
             self._file = MetricsFile(self.folder.path, self.position.step)
@@ -87,7 +87,7 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write out what is held back."""
+        """Flush and close the metrics."""
         if self._file is not None:
             self._file.close()
 
@@ -159,7 +159,7 @@ class Recorder:
             ) from error
 
     def _on_first(self, action: Callable[[], None]) -> None:
-        """Do it on the first process; if it fails, fail on all, or the others would wait."""
+        """Run `action` on the first process; if it fails, fail on all, or the others would wait."""
         failure: Exception | None = None
         if self.processes.first:
             try:

@@ -35,7 +35,7 @@ class RunFolder:
     """A run's folder, which must be on a mounted file system."""
 
     path: Path
-    """Where it is."""
+    """The folder."""
 
     @property
     def final(self) -> Path:
@@ -43,7 +43,7 @@ class RunFolder:
         return self.path / FINAL
 
     def card(self) -> dict[str, Any] | None:
-        """What the run in this folder is, if there is one."""
+        """The card of the run in this folder; None if there is none."""
         folder = Folder.at(str(self.path))
         if not folder.exists(CARD):
             return None
@@ -58,7 +58,7 @@ class RunFolder:
         return _settings(card)
 
     def claim(self, card: Mapping[str, Any]) -> None:
-        """Write the card of a new run, or see that the run here is the same.
+        """Write the card of a new run, or check that the folder holds the same run.
 
         UsageError names what differs, if what decides the result does.
         """
@@ -66,13 +66,13 @@ class RunFolder:
         if old is not None and (different := _differences(old, card)):
             raise UsageError(
                 f"{self.path} holds another run: {'; '.join(different[:5])}; "
-                "choose another --output, or give the command as it was"
+                "choose another --output, or repeat the earlier command"
             )
         Folder.at(str(self.path)).write_json(CARD, card)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes on this machine, or on a file system with locks, out."""
+        """Hold the lock against other processes on this machine, or on a file system with locks."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / _LOCK).open("w") as stream:
             try:

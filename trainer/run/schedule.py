@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: nothing to save, nothing to resume."""
+"""The learning rate as a function of the step, so it has no state to save."""
 
 from __future__ import annotations
 

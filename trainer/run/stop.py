@@ -1,4 +1,4 @@
-"""Requests that reach a run between two steps: write a checkpoint, or stop."""
+"""Requests to a run between two steps: write a checkpoint, or stop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest(IntEnum):
-    """What to do after the step, the strongest of all processes' counting."""
+    """What to do after the step; the strongest request of all processes counts."""
 
     GO_ON = 0
-    """Nothing."""
+    """Continue."""
     SAVE = 1
-    """Write a checkpoint and go on: this machine may be taken away."""
+    """Write a checkpoint and continue: this machine may be pre-empted."""
     STOP = 2
     """Write a checkpoint and end, to be resumed by the same command."""
 
@@ -32,13 +32,13 @@ StopCheck = Callable[[], StopRequest]
 
 
 def nothing() -> StopRequest:
-    """Never asks for anything."""
+    """Never request anything."""
     return StopRequest.GO_ON
 
 
 @contextmanager
 def by_signal() -> Iterator[StopCheck]:
-    """While inside, a signal asks the run to stop. Only in a process's main thread."""
+    """Inside, a signal requests a stop. Call it in the main thread only."""
     heard = threading.Event()
 
     def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a handler's signature

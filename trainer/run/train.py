@@ -1,4 +1,4 @@
-"""A run from its request to its result: rows, model, steps, checkpoints. Resumes by itself."""
+"""One run, from request to result: rows, model, steps, checkpoints. Resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for."""
+    """What to train, on what, and where to write it."""
 
     shards: tuple[str, ...]
     """Run folders of the pipeline: paths or URLs."""
@@ -64,14 +64,14 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """Whether the result is there; otherwise the same request goes on."""
+        """Whether all steps are done; if not, the same request resumes."""
         return self.step == self.num_steps
 
 
 def train(request: Request, monitor: Monitor, stop_check: StopCheck = nothing) -> Outcome:
-    """Train, or go on with an interrupted run; every process calls it.
+    """Train, or resume an interrupted run; every process calls it.
 
-    Raises UsageError for what the user can mend, NonFiniteLossError, CheckpointFileError.
+    Raises UsageError for what the user can correct, NonFiniteLossError, CheckpointFileError.
     """
     processes = Processes.start(request.settings.machine.device)
     folder = RunFolder(request.out)
@@ -107,7 +107,7 @@ class _Attempt:
         self.processes.wait()
 
     def run(self, stop_check: StopCheck) -> Outcome:
-        """From the newest checkpoint to the end, or until it is asked to stop."""
+        """Train from the newest checkpoint to the end, or until a stop is requested."""
         settings = self.request.settings
         checkpoints = Checkpoints(self.folder.path / "checkpoints")
         if self.processes.first:
@@ -161,7 +161,7 @@ class _Attempt:
         }
 
     def _position(self, newest: Path | None) -> Position:
-        """Where a checkpoint is, or the beginning."""
+        """The position of a checkpoint, or step 0 without one."""
         here = Position(
             step=0,
             num_steps=self.num_steps,
@@ -175,7 +175,7 @@ class _Attempt:
         there = read_position(newest)
         if replace(there, step=0, sums={}) != here:
             raise UsageError(
-                f"{newest} is of another run than {self.folder.path / CARD} says; "
+                f"{newest} belongs to another run than {self.folder.path / CARD}; "
                 "remove the checkpoint, or choose another --output"
             )
         return there
@@ -203,7 +203,7 @@ class _Attempt:
         )
 
     def _reference(self, policy: Policy) -> Forward:
-        """A file if there is one, else the adapters off, else a second model."""
+        """A file if one is given, else the policy with adapters off, else a second model."""
         request, settings = self.request, self.request.settings
         if not settings.loss.reference_views:
             return _none
@@ -229,4 +229,4 @@ class _Attempt:
 
 
 def _none(batch: Batch) -> LogProbs:
-    raise AssertionError(f"a loss without reference asks for one of {batch.pair_ids}")
+    raise AssertionError(f"a loss that reads no reference asked for that of {batch.pair_ids}")

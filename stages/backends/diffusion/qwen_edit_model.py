@@ -76,7 +76,7 @@ class _QwenEditModel(ABC):
         """(width, height) to which the pipeline brings an image of this aspect ratio."""
 
     @abstractmethod
-    def _shown(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+    def _shown(self, pil_image: PIL.Image.Image) -> PIL.Image.Image:
         """The image as the text encoder is shown it."""
 
     def _images(self, images: Sequence[Pixels]) -> list[PIL.Image.Image]:
@@ -89,26 +89,26 @@ class _QwenEditModel(ABC):
                 )
         return [PIL.Image.fromarray(image) for image in images]
 
-    def _embedding(self, image: Pixels, picture: PIL.Image.Image, text: str) -> torch.Tensor:
+    def _embedding(self, image: Pixels, pil_image: PIL.Image.Image, text: str) -> torch.Tensor:
         """[1, L, D]: the instruction and the image, read once and kept for further seeds."""
         key = (content_id(image.tobytes()), text)
         embedding: torch.Tensor
-        embedding, _ = self._pipeline.read(key, prompt=[text], image=[self._shown(picture)])
+        embedding, _ = self._pipeline.read(key, prompt=[text], image=[self._shown(pil_image)])
         return embedding
 
     def _words(
-        self, images: Sequence[Pixels], pictures: Sequence[PIL.Image.Image], texts: Sequence[str]
+        self, images: Sequence[Pixels], pil_images: Sequence[PIL.Image.Image], texts: Sequence[str]
     ) -> dict[str, Any]:
         """The pipeline's settings on what to make, one row for each image and its text."""
         wanted = [
-            self._embedding(*row) for row in zip(images, pictures, map(plain, texts), strict=True)
+            self._embedding(*row) for row in zip(images, pil_images, map(plain, texts), strict=True)
         ]
         settings: dict[str, Any] = {"true_cfg_scale": self.settings.true_cfg_scale}
         settings["prompt_embeds"], settings["prompt_embeds_mask"] = padded(wanted)
         if self.settings.true_cfg_scale > 1:
             unwanted = [
-                self._embedding(image, picture, self.settings.negative_prompt)
-                for image, picture in zip(images, pictures, strict=True)
+                self._embedding(image, pil_image, self.settings.negative_prompt)
+                for image, pil_image in zip(images, pil_images, strict=True)
             ]
             embeds, mask = padded(unwanted)
             settings["negative_prompt_embeds"] = embeds
@@ -156,8 +156,8 @@ class QwenImageEditModel(_QwenEditModel):
         width, height, _ = pipeline_qwenimage_edit.calculate_dimensions(1024 * 1024, aspect)
         return width, height
 
-    def _shown(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        return picture
+    def _shown(self, pil_image: PIL.Image.Image) -> PIL.Image.Image:
+        return pil_image
 
 
 class QwenImageEditPlusModel(_QwenEditModel):
@@ -178,16 +178,16 @@ class QwenImageEditPlusModel(_QwenEditModel):
         ]
 
     def _edit(
-        self, image: Pixels, picture: PIL.Image.Image, instruction: str, seeds: Sequence[int]
+        self, image: Pixels, pil_image: PIL.Image.Image, instruction: str, seeds: Sequence[int]
     ) -> list[Pixels]:
-        words = self._words([image], [picture], [instruction])
+        words = self._words([image], [pil_image], [instruction])
         most = rows_a_call(self.settings.rows, self.settings.step_cache)
         made: list[Pixels] = []
         for start in range(0, len(seeds), most):
             own = seeds[start : start + most]
             made += self._pipeline.images(
                 own,
-                image=[picture],
+                image=[pil_image],
                 num_images_per_prompt=len(own),
                 **words,
                 **self._how(size_of(image)),
@@ -198,10 +198,10 @@ class QwenImageEditPlusModel(_QwenEditModel):
         width, height = plus.calculate_dimensions(plus.VAE_IMAGE_SIZE, aspect)
         return width, height
 
-    def _shown(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        aspect = picture.width / picture.height
+    def _shown(self, pil_image: PIL.Image.Image) -> PIL.Image.Image:
+        aspect = pil_image.width / pil_image.height
         width, height = plus.calculate_dimensions(plus.CONDITION_IMAGE_SIZE, aspect)
         resized: PIL.Image.Image = self._pipeline.pipe.image_processor.resize(
-            picture, height, width
+            pil_image, height, width
         )
         return resized

@@ -73,14 +73,16 @@ def load_processor(
 def require_vocabulary(
     tokenizer: PreTrainedTokenizerBase, wanted: int, folder: Path, checkpoint: Checkpoint
 ) -> None:
-    """CheckpointError unless there are as many tokens as the model reads.
+    """CheckpointError for a tokenizer without words, or with more tokens than the model reads.
 
-    Without a tokenizer's files the library makes an empty one, and says nothing.
+    Without a tokenizer's files the library makes an empty one, and says nothing. Fewer tokens than
+    the model reads are usual: embeddings are padded to a round number.
     """
-    if len(tokenizer) != wanted:
+    found = len(tokenizer)
+    if found <= len(tokenizer.all_special_tokens) or found > wanted:
         raise CheckpointError(
-            f"{checkpoint}: the tokenizer in {folder} has {len(tokenizer)} tokens, the model reads "
-            f"{wanted}; is tokenizer.json there?"
+            f"{checkpoint}: the tokenizer in {folder} has {found} tokens, the model reads "
+            f"{wanted}; is tokenizer.json there, and of this model?"
         )
 
 

@@ -165,7 +165,9 @@ def test_batches_travel_between_processes(checkpoint):
 
 def test_rows_that_cannot_be_used_are_named(checkpoint):
     build = builder(checkpoint, views=DPO().views)
-    with pytest.raises(UsageError, match="pair pair-0000 cannot be used: it has no rejected"):
+    with pytest.raises(
+        UsageError, match="pair-0000 cannot be used: its rejected answer is missing"
+    ):
         build([a_row(0, rejected=None)], 0)
     with pytest.raises(
         UsageError, match="pair pair-0001 cannot be used: its image of 8 bytes cannot"
@@ -173,7 +175,7 @@ def test_rows_that_cannot_be_used_are_named(checkpoint):
         build([a_row(0), a_row(1, chosen_image=Image(b"nonsense"))], 0)
     with pytest.raises(UsageError, match="1 images has 2 placeholders"):
         build([a_row(0, prompt="Is <|image_pad|> red?")], 0)
-    with pytest.raises(UsageError, match="made for 1024; set max_tokens"):
+    with pytest.raises(UsageError, match="context of the model is 1024; set max_tokens"):
         build([a_row(0, rejected="ring " * 1100)], 0)
 
 

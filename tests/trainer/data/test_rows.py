@@ -214,7 +214,7 @@ def test_missing_columns_and_other_types_are_refused(tmp_path):
 
 def test_damage_and_a_run_given_twice_are_refused(tmp_path):
     run = Path(save(tmp_path / "a", [a_pair(0)]))
-    with pytest.raises(UsageError, match="pair-0000 for one; was a run given twice"):
+    with pytest.raises(UsageError, match="occur twice, for example pair-0000; give each run once"):
         Rows.open([str(run), str(run)])
     (file,) = (run / "data").iterdir()
     whole = file.read_bytes()

@@ -237,7 +237,7 @@ def test_a_processor_that_counts_otherwise_than_the_model_is_named(tmp_path):
     settings.write_text(settings.read_text().replace('_tokens": 1', '_tokens": 0'))
     build = BatchBuilder(load_family(str(path)), SVCO().views, 3)
     model = AutoModelForImageTextToText.from_pretrained(path)
-    message = f"{path} makes 16 features.* writes 15 placeholders; mend processor_config.json"
+    message = f"{path} makes 16 features.* writes 15 placeholders; correct processor_config.json"
     with pytest.raises(UsageError, match=message):
         table_of(model, build)
 

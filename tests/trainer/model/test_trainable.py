@@ -59,7 +59,7 @@ def test_suffixes_alone_would_hit_the_tower(tmp_path):
     ("targets", "said"),
     [
         (r".*qkv_proj", "matches nothing"),
-        (r".*language_model.*norm", "which is not linear"),
+        (r".*language_model.*norm", "which is not a linear layer"),
         (r"(", "is not a regular expression"),
     ],
 )

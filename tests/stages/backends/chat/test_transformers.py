@@ -39,7 +39,7 @@ def chat(folder):
     backend.close()
 
 
-def picture(seed: int = 0, width: int = 40, height: int = 30) -> Image:
+def random_image(seed: int = 0, width: int = 40, height: int = 30) -> Image:
     pixels = torch.randint(
         0, 255, (height, width, 3), generator=torch.Generator().manual_seed(seed)
     )
@@ -49,7 +49,7 @@ def picture(seed: int = 0, width: int = 40, height: int = 30) -> Image:
 
 
 def ask(text: str = "What is it?", seed: int = 0, sampling: Sampling = WARM, image=None) -> Request:
-    turn = Message("user", (image or picture(), text))
+    turn = Message("user", (image or random_image(), text))
     return Request((turn,), str, sampling, seed)
 
 
@@ -64,7 +64,7 @@ def test_it_is_a_chat_backend_and_names_its_checkpoints(folder):
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(chat):
-    requests = [ask("Why?" * (i % 3 + 1), seed=i, image=picture(i % 2)) for i in range(7)]
+    requests = [ask("Why?" * (i % 3 + 1), seed=i, image=random_image(i % 2)) for i in range(7)]
     together = chat.chat(requests)
     assert together == [chat.chat([request])[0] for request in requests]
     assert together == chat.chat(requests)[:7]
@@ -74,7 +74,7 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(chat):
 
 def test_the_image_is_seen(chat):
     greedy = Sampling(max_tokens=24)
-    answers = said(chat.chat([ask(sampling=greedy, image=picture(i)) for i in range(4)]))
+    answers = said(chat.chat([ask(sampling=greedy, image=random_image(i)) for i in range(4)]))
     assert len(set(answers)) > 1
 
 
@@ -83,7 +83,7 @@ def test_greedy_is_the_models_own_greedy(chat, folder):
     request = ask(sampling=Sampling(max_tokens=16))
     inputs = chat._processor(
         text="USER: <image>\nWhat is it? ASSISTANT:",
-        images=PIL.Image.open(io.BytesIO(picture().bytes)),
+        images=PIL.Image.open(io.BytesIO(random_image().bytes)),
         return_tensors="pt",
     )
     ids = chat._model.generate(
@@ -123,7 +123,7 @@ def test_temperature_flattens_and_zero_leaves_the_scores():
 
 def test_an_adapter_changes_what_is_said(folder, tmp_path):
     adapter = save_adapter(tmp_path / "lora", folder)
-    requests = [ask(seed=i, image=picture(i)) for i in range(6)]
+    requests = [ask(seed=i, image=random_image(i)) for i in range(6)]
     plain = TransformersChatSettings(model=str(folder)).load(Device())
     before = said(plain.chat(requests))
     plain.close()
@@ -174,7 +174,7 @@ class Yes(Form):
 
 def test_forms_are_asked_for_in_words_and_bad_replies_end_after_one_repair(chat):
     before = chat.usage()["requests"]
-    request = Request((Message("user", (picture(), "Is it?")),), Yes, WARM, 3)
+    request = Request((Message("user", (random_image(), "Is it?")),), Yes, WARM, 3)
     (result,) = chat.chat([request])
     assert isinstance(result, Unanswered), "random weights write no JSON"
     assert result.reason is Reason.BAD_REPLY
@@ -182,10 +182,10 @@ def test_forms_are_asked_for_in_words_and_bad_replies_end_after_one_repair(chat)
 
 
 def test_several_images_in_one_request(chat):
-    turn = Message("user", ("First: ", picture(1), "second: ", picture(2, 20, 50)))
+    turn = Message("user", ("First: ", random_image(1), "second: ", random_image(2, 20, 50)))
     one, two = (
         Request((turn,), str, WARM, 5),
-        Request((Message("user", (picture(3), "x")),), str, WARM, 6),
+        Request((Message("user", (random_image(3), "x")),), str, WARM, 6),
     )
     assert chat.chat([one, two]) == [chat.chat([one])[0], chat.chat([two])[0]]
 
@@ -197,10 +197,10 @@ def test_every_family_that_can_be_trained_can_be_sampled(family, tmp_path):
         model=str(save_vlm(tmp_path / "model", family)), micro_batch=4
     ).load(Device())
     sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=6)
-    two = Message("user", (picture(5), picture(6, 30, 60), "Which is larger?"))
+    two = Message("user", (random_image(5), random_image(6, 30, 60), "Which is larger?"))
     requests = [
-        ask("What is it?", 1, sampling, picture(1, 64, 32)),
-        ask("Describe the image, please.", 2, sampling, picture(2, 33, 57)),
+        ask("What is it?", 1, sampling, random_image(1, 64, 32)),
+        ask("Describe the image, please.", 2, sampling, random_image(2, 33, 57)),
         Request((Message("system", ("Be brief.",)), two), str, sampling, 3),
     ]
     together = backend.chat(requests)

@@ -18,7 +18,7 @@ from schemas.records import Image, Reason
 from stages.backends.chat.openai import OpenAIChatSettings
 from stages.base import Device
 from stages.language.chat import Form, Message, Reply, Request, Sampling, Unanswered
-from tests.stages.backends.chat.test_transformers import picture
+from tests.stages.backends.chat.test_transformers import random_image
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -84,7 +84,7 @@ def test_the_path_to_a_real_server_and_back(server):
         model=str(folder), base_url=url, structured="none", concurrency=2
     ).load(Device())
     try:
-        requests = [ask(str, picture(i), picture(i + 1), seed=i) for i in range(6)]
+        requests = [ask(str, random_image(i), random_image(i + 1), seed=i) for i in range(6)]
         results = chat.chat(requests)
         replies = [r for r in results if isinstance(r, Reply)]
         cut = [r for r in results if isinstance(r, Unanswered)]
@@ -95,7 +95,7 @@ def test_the_path_to_a_real_server_and_back(server):
         assert usage["requests"] == 6
         # Two images of 16 patches each, and a word for every letter.
         assert usage["prompt_tokens"] > 6 * (32 + len("Look:What is it?"))
-        (form,) = chat.chat([ask(Yes, picture())])
+        (form,) = chat.chat([ask(Yes, random_image())])
         assert form.reason is Reason.BAD_REPLY, "random weights write no JSON"
     finally:
         chat.close()
@@ -106,7 +106,7 @@ def test_a_model_that_the_server_does_not_have(server):
     url, folder = server
     chat = OpenAIChatSettings(model="no/such-model", base_url=url).load(Device())
     try:
-        (result,) = chat.chat([ask(str, picture())])
+        (result,) = chat.chat([ask(str, random_image())])
     finally:
         chat.close()
     assert result.reason is Reason.REQUEST_FAILED

@@ -142,7 +142,7 @@ def exact(backend):
         pipe.image_processor.postprocess = inner
 
 
-def picture(seed, size=SQUARE):
+def random_image(seed, size=SQUARE):
     return np.random.default_rng(seed).integers(0, 255, (size.height, size.width, 3), np.uint8)
 
 
@@ -152,7 +152,7 @@ def far(first, second):
 
 EDITORS = ("edit", "plus", "kontext")
 PAINTERS = ("flux", "qwen", "z")
-IMAGES = [picture(0), picture(1), picture(2, WIDE)]
+IMAGES = [random_image(0), random_image(1), random_image(2, WIDE)]
 TEXTS = ["a red cat", "remove the tall green lamp at the left", "two dogs"]
 
 
@@ -287,7 +287,7 @@ def test_editors_name_the_sizes_that_they_leave_alone(checkpoints):
             assert size in backend.sizes(3.0)
             assert all(max(s) <= 2 * min(s) for s in backend.sizes(2.0))
             with pytest.raises(ValueError, match="would resample an image of 80x48"):
-                backend.edit([picture(0, Size(80, 48))], ["x"], [[0]])
+                backend.edit([random_image(0, Size(80, 48))], ["x"], [[0]])
 
 
 def test_lengths_are_counted_as_the_model_reads(checkpoints):
@@ -550,7 +550,7 @@ def seed_of(pixels, text):
 @pytest.mark.parametrize("name", EDITORS)
 def test_an_editor_of_random_weights_paints_anew_and_is_found_out(name, checkpoints):
     plan = PlannedEdit(
-        seed_of(picture(0, Size(90, 70)), "A dog."),
+        seed_of(random_image(0, Size(90, 70)), "A dog."),
         Hallucination.EXISTENCE,
         (Span(2, 5),),
         Contrast(Kind.OBJECT, "red cat", "dog", "make the cat a dog"),
@@ -577,7 +577,7 @@ def test_an_editor_of_random_weights_paints_anew_and_is_found_out(name, checkpoi
 
 @pytest.mark.parametrize("name", PAINTERS)
 def test_a_painter_makes_candidates(name, checkpoints):
-    seed = seed_of(picture(0, Size(96, 80)), "A dog.")
+    seed = seed_of(random_image(0, Size(96, 80)), "A dog.")
     judged = Judged(Sampled(seed, (SampledAnswer("A dog.", 1),), 1), (2,))
     record = Described(
         AnswerPair(judged, "A red cat.", None, "A dog.", 2),
