@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ class _Attempt:
             position,
             self.monitor,
         )
-        with recorder:
+        with recorder, closing(flow):
             for step, batches in flow:
                 epoch = (step + 1) / self.dataset.steps_per_epoch
                 if recorder.step(step + 1, epoch, loop.step(step, batches)):
@@ -183,10 +183,11 @@ class _Attempt:
     def _loop(self, policy: Policy, stop_check: StopCheck) -> Loop:
         settings, processes = self.request.settings, self.processes
         order = Order(
-            num_rows=len(self.rows),
+            blocks=self.rows.blocks,
             batch_size=settings.batch_size,
             micro_batch=settings.machine.micro_batch,
             seed=settings.seed,
+            window=settings.shuffle_window,
             rank=processes.rank,
             world=processes.world,
         )
@@ -195,7 +196,7 @@ class _Attempt:
             processes=processes,
             order=order,
             num_steps=self.num_steps,
-            ids=self.rows.pair_ids,
+            id_of=self.rows.pair_id,
             module=policy.module,
             reference=self._reference(policy),
             optimizer=policy.optimizer,
