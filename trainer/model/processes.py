@@ -8,10 +8,10 @@ only, and what no test can run on a CPU breaks unseen.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.errors import UsageError
+from trainer.errors import CheckpointFileError, UsageError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,22 @@ class Processes:
             return items
         found: list[Any] = gather_object(items)
         return found
+
+    def from_first(self, action: Callable[[], Result]) -> Result:
+        """What `action` returns or raises on the first process, on all of them."""
+        said: list[tuple[Result | None, Exception | None]] = []
+        if self.first:
+            try:
+                said = [(action(), None)]
+            except (UsageError, CheckpointFileError) as error:
+                said = [(None, error)]
+            except Exception as error:  # noqa: BLE001  raised below, here and everywhere
+                # Not every error of a library travels.
+                said = [(None, RuntimeError(f"{type(error).__name__}: {error}"))]
+        ((result, failure),) = self.gather(said)
+        if failure is not None:
+            raise failure
+        return cast("Result", result)
 
     def wait(self) -> None:
         """Wait for all processes."""

@@ -110,9 +110,7 @@ class _Attempt:
         """Train from the newest checkpoint to the end, or until a stop is requested."""
         settings = self.request.settings
         checkpoints = Checkpoints(self.folder.path / "checkpoints")
-        if self.processes.first:
-            checkpoints.clear_remains()
-        newest = checkpoints.newest()
+        newest = self.processes.from_first(lambda: _newest(checkpoints))
         position = self._position(newest)
         policy = make_policy(
             self.request.model, self.request.revision, settings, self.processes, newest
@@ -227,6 +225,11 @@ class _Attempt:
             attention=settings.machine.attention,
         )
         return frozen(frozen_module(model, settings, self.processes))
+
+
+def _newest(checkpoints: Checkpoints) -> Path | None:
+    checkpoints.clear_remains()
+    return checkpoints.newest_whole(set_aside=True)
 
 
 def _none(batch: Batch) -> LogProbs:
