@@ -17,8 +17,9 @@ from trainer.data.order import MicroBatch, Order
 from trainer.errors import NonFiniteLossError
 from trainer.losses import LogProbs, PreferenceLoss
 from trainer.model.precision import precision
-from trainer.model.processes import Processes, total_norm, without_exchange
+from trainer.model.processes import Processes
 from trainer.model.token_kl import token_kl
+from trainer.model.wrapped import total_norm, without_exchange
 from trainer.run.schedule import learning_rate
 from trainer.run.stop import StopCheck, StopRequest, nothing
 from trainer.settings import Settings

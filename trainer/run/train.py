@@ -6,7 +6,7 @@ import logging
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.data.batches import Batch
 from trainer.data.dataset import numerics, open_dataset
@@ -25,12 +25,16 @@ from trainer.model.reference import (
     check_fits_a_file,
     frozen,
 )
+from trainer.model.spread import read_once
 from trainer.run.checkpoints import Checkpoints, Position, read_position
 from trainer.run.loop import Loop
 from trainer.run.recorder import Monitor, Recorder
 from trainer.run.run_folder import CARD, RunFolder, versions
 from trainer.run.stop import StopCheck, nothing
 from trainer.settings import Lora, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +214,12 @@ class _Attempt:
             check_fits_a_file(settings.loss)
             return ReferenceFile.open(
                 request.reference,
-                Fingerprint.of(self.dataset.builder.family, request.revision, numerics(settings)),
+                # It reads all weights.
+                self.processes.from_first(
+                    lambda: Fingerprint.of(
+                        self.dataset.builder.family, request.revision, numerics(settings)
+                    )
+                ),
                 views=settings.loss.views,
                 pair_ids=self.rows.pair_ids,
                 seed=settings.seed,
@@ -218,12 +227,12 @@ class _Attempt:
             )
         if isinstance(settings.tune, Lora):
             return adapters_off(policy.module, policy.model)
-        model = load_model(
-            request.model,
-            request.revision,
-            weights=settings.weights,
-            attention=settings.machine.attention,
-        )
+
+        def build(read: bool) -> PreTrainedModel:  # noqa: FBT001  as `read_once` asks
+            kind = {"weights": settings.weights, "attention": settings.machine.attention}
+            return load_model(request.model, request.revision, **kind, read=read)
+
+        model = read_once(build, self.processes)
         return frozen(frozen_module(model, settings, self.processes))
 
 
