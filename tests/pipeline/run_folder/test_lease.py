@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from itertools import count
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.errors import RunError, UsageError
 from pipeline.run_folder import lease as lease_module
 from pipeline.run_folder.lease import LEASE, Lease
 from schemas.files import Folder
@@ -68,10 +69,14 @@ def lose_it(run: Folder) -> None:
             time.sleep(0.01)
 
 
-def test_a_driver_that_lost_its_lease_stops(run, monkeypatch):
+@pytest.mark.parametrize("interrupt", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_driver_that_lost_its_lease_stops(run, monkeypatch, interrupt):
+    """Also one that a shell without job control started in the background."""
+    before = signal.signal(signal.SIGINT, interrupt)
     monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunError, match="another driver took over, so this one stopped"):
         lose_it(run)
+    signal.signal(signal.SIGINT, before)
     assert run.read_json(LEASE)["attempt"] == "other"
 
 
