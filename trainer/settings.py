@@ -142,6 +142,11 @@ class Settings(BaseModel):
     """Share of the source images whose rows are kept from training, for `evaluate --held-out`."""
     max_tokens: Annotated[int, Ge(1)] | None = None
     """Rows with a longer view, images included, are dropped and counted, never truncated."""
+    shuffle_window: Annotated[int, Ge(1)] = 8192
+    """Rows that are shuffled with each other at a time, over all processes; a step draws from the
+    row groups that are open then (`trainer.data.order`). Data sets with at most so many rows are
+    shuffled as a whole. Twice the window shuffles better and takes twice the memory: all processes
+    together hold half the window's rows, images encoded, and a row group a row of a step."""
     seed: int = 0
     """Decides the order of rows, crops, image orders and how adapters are initialised."""
     machine: Machine = Machine()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
+import signal
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import UsageError
+from pipeline.errors import RunError, UsageError
 from schemas.files import Folder
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,15 @@ log = logging.getLogger(__name__)
 LEASE = "lease.json"
 HEARTBEAT_S = 10.0
 """Seconds between two heartbeats of the holder."""
+_SIGNAL = signal.SIGUSR1
+"""What takes the main thread out of its work. Not SIGINT: a shell that starts a run in the
+background has it ignored, and the driver would work on."""
 STALE_S = 60.0
 """Seconds without a heartbeat after which another machine may take the lease over."""
+
+
+class _TakenOver(BaseException):  # not an error: nothing on the way may take it for one of its own
+    """Takes the main thread out of what it does; `Lease` turns it into a `RunError`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Holder:
 
     @classmethod
     def this_process(cls, attempt: str) -> Holder:
-        """This driver, seen now."""
+        """Describe the calling driver, seen now."""
         pid = os.getpid()
         return cls(
             attempt=attempt,
@@ -104,15 +112,21 @@ class Lease:
     """See `STALE_S`."""
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
+    _handler: Callable[[int, FrameType | None], object] | int | None = field(
+        default=None, init=False
+    )
+    _main: int = field(default_factory=threading.get_ident, init=False)
+    _lost: bool = field(default=False, init=False)
 
     def __enter__(self) -> Self:
-        """Take the lease; UsageError if another driver holds it."""
+        """Take the lease; UsageError if another driver holds it. Only in the main thread."""
         while True:
             if (found := self._read()) is not None:
                 self._wait_for_death(found)
                 self.run.delete(LEASE)
             if self._create():
                 break
+        self._handler = signal.signal(_SIGNAL, self._interrupt)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
         return self
@@ -124,11 +138,9 @@ class Lease:
             if holder.is_running():
                 raise self._taken(content)
             return
+        state = f"was written on {holder.host}" if holder else "is damaged"
         log.info(
-            "%s of %s; waiting %g s for a heartbeat",
-            f"{holder.host} held the lease" if holder else f"{LEASE} is damaged, as a holder",
-            self.run.url,
-            self.stale_s,
+            "%s of %s %s; waiting %g s for a heartbeat", LEASE, self.run.url, state, self.stale_s
         )
         # By change, not by age: the clocks of two machines may differ.
         deadline = monotonic() + self.stale_s
@@ -157,13 +169,28 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the lease back, if it is still ours."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        """Give the lease back if it is still ours; RunError if another driver took over."""
+        try:
+            self._stop.set()
+            if self._thread is not None:
+                self._thread.join()
+        except _TakenOver:
+            # The block was over by then; the thread ends with its message.
+            pass
+        finally:
+            signal.signal(_SIGNAL, self._handler)
+        if self._lost:
+            raise RunError(
+                f"{self.run.url}: another driver took over, so this one stopped; what it had "
+                "finished counts"
+            ) from None
         content = self._read()
         if content is not None and not self._is_anothers(content):
             self.run.delete(LEASE)
+
+    def _interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+        if self._lost:
+            raise _TakenOver
 
     def _is_anothers(self, content: bytes) -> bool:
         """Whether the file names another driver; a damaged one names nobody."""
@@ -190,8 +217,8 @@ class Lease:
             try:
                 content = self._read()
                 if content is not None and self._is_anothers(content):
-                    log.error("%s: another driver took over; this one stops", self.run.url)
-                    _thread.interrupt_main()
+                    self._lost = True
+                    signal.pthread_kill(self._main, _SIGNAL)
                     return
                 self._write()
             except (OSError, ValueError) as error:

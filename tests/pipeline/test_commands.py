@@ -360,7 +360,7 @@ def test_a_run_on_ray_says_only_what_is_ours(seeds, tmp_path):
         rf"10 pairs from 10 seeds in 1 files: {output}",
     ]
     # A line for every minute that it takes before the last.
-    said.insert(2, r"[0-9]/10 seeds, .*")
+    said.insert(2, r"[0-9]+/10 seeds, .*")
     lines = [rf"[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}} INFO {line}\n" for line in said]
     lines[2] = f"(?:{lines[2]})*"
     assert re.fullmatch("".join(lines), result.stderr), result.stderr

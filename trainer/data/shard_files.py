@@ -1,95 +1,143 @@
-"""Data files of runs, on this machine's disk. Knows files and footers, not what rows mean."""
+"""Data files of runs: which there are, and their row groups. Knows footers, not what rows mean.
+
+A row group is read by the byte ranges of its columns, from a disk or an object store alike: no file
+is copied. Files stay open, since opening one means to fetch and parse its footer.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from schemas.files import Folder
-from schemas.ids import content_id
 from trainer.errors import UsageError
 
-log = logging.getLogger(__name__)
+OPEN_FILES = 64
+"""Files that a process keeps open."""
 
-VERSION_KEY = b"nearmiss_schema_version"
-_TAIL_BYTES = 2**16
-_COPY_BYTES = 2**24
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A data file as the listing of its folder shows it."""
+
+    name: str
+    """Its path in the run."""
+    size: int
+    """Bytes."""
+    changed: int
+    """When it was written, in nanoseconds; 0 where the store does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
     """A data file of a run."""
 
+    run: Folder
+    """The run."""
     name: str
-    """Path or URL, for messages."""
-    path: str
-    """Where it is on this machine."""
-    schema: pa.Schema
-    """Its columns."""
+    """Its path in the run."""
     version: str
     """Schema version as the file states it; "unknown" where it states none."""
     group_rows: tuple[int, ...]
     """Rows of every row group."""
 
+    @property
+    def shown(self) -> str:
+        """Path or URL, for messages."""
+        return self.run.join(self.name)
 
-def open_shards(run: Folder, split: str, cache: Path | None) -> list[ShardFile]:
-    """The data files of a run, in order; those behind a URL are copied to `cache` first.
 
-    Raises UsageError for a folder without data files, and for files that cannot be read.
+def list_shards(run: Folder, split: str) -> list[Listed]:
+    """The data files of a run by name: those in `data/` and in its sub-folders.
+
+    UsageError for a folder without.
     """
-    names = [n for n in run.names("data") if n.startswith(f"{split}-") and n.endswith(".parquet")]
-    if not names:
-        unfinished = run.exists("run.json")
-        raise UsageError(
-            f"{run.url} has no data/{split}-*.parquet: "
-            + (
-                "the run is not finished, or has no pairs (`python -m pipeline status`)"
-                if unfinished
-                else "it is not a run directory"
-            )
+    filesystem, root = _filesystem(run)
+    selector = pafs.FileSelector(f"{root}/data", allow_not_found=True, recursive=True)
+    found = [
+        Listed(info.path.removeprefix(f"{root}/"), info.size, info.mtime_ns or 0)
+        for info in filesystem.get_file_info(selector)
+        if info.type == pafs.FileType.File
+        and info.base_name.startswith(f"{split}-")
+        and info.base_name.endswith(".parquet")
+    ]
+    if found:
+        return sorted(found, key=lambda file: file.name)
+    unfinished = run.exists("run.json")
+    raise UsageError(
+        f"{run.url} has no data/{split}-*.parquet: "
+        + (
+            "the run is not finished, or has no pairs (`python -m pipeline status`)"
+            if unfinished
+            else "it is not a run directory"
         )
-    return [_open(run, f"data/{name}", cache) for name in names]
+    )
 
 
-def _open(run: Folder, name: str, cache: Path | None) -> ShardFile:
-    shown = run.join(name)
-    try:
-        path = shown if run.local else _copied(run, name, cache or _user_cache())
-        with pq.ParquetFile(path, memory_map=True) as file:
-            groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-            metadata = file.schema_arrow.metadata or {}
-            version = metadata.get(VERSION_KEY, b"unknown").decode()
-            return ShardFile(shown, path, file.schema_arrow, version, tuple(groups))
-    except (OSError, pa.ArrowException) as error:
-        message = " ".join(str(error).split())
-        raise UsageError(f"{shown} cannot be read: {message}") from error
+class OpenFiles:
+    """Data files that stay open, those used last. For many threads, but not across a fork."""
+
+    def __init__(self, most: int = OPEN_FILES) -> None:
+        """Keep `most` files."""
+        self._most = most
+        self._free: OrderedDict[str, list[pq.ParquetFile]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int]]:
+        return type(self), (self._most,)
+
+    @contextmanager
+    def lent(self, run: Folder, name: str) -> Iterator[pq.ParquetFile]:
+        """A file for one thread; UsageError, which names it, for what goes wrong with it."""
+        key = run.join(name)
+        with self._lock:
+            idle = self._free.get(key)
+            file = idle.pop() if idle else None
+        try:
+            file = file or _opened(run, name)
+            yield file
+        except (OSError, pa.ArrowException) as error:
+            message = " ".join(str(error).split())
+            raise UsageError(f"{key} cannot be read: {message}") from error
+        with self._lock:
+            self._free.setdefault(key, []).append(file)
+            self._free.move_to_end(key)
+            while len(self._free) > self._most:
+                _, old = self._free.popitem(last=False)
+                for one in old:
+                    one.close()
+
+    def read(self, file: ShardFile, group: int, columns: Sequence[str]) -> pa.Table:
+        """A row group's columns, those of them that the file has; UsageError as `lent`."""
+        with self.lent(file.run, file.name) as source:
+            try:
+                # Threads of Arrow do not outlive a fork, and a reader may be forked.
+                return source.read_row_group(group, list(columns), use_threads=False)
+            except (OSError, pa.ArrowException) as error:
+                message = " ".join(str(error).split())
+                raise UsageError(
+                    f"{file.shown}, row group {group}, cannot be read: {message}"
+                ) from error
 
 
-def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nearmiss" / "shards"
+def _opened(run: Folder, name: str) -> pq.ParquetFile:
+    # A mapped file is read without a copy; ranges from a store are fetched side by side.
+    if run.local:
+        source = run.join(name)
+        return pq.ParquetFile(source, memory_map=True, page_checksum_verification=True)
+    return pq.ParquetFile(run.open(name), pre_buffer=True, page_checksum_verification=True)
 
 
-def _copied(run: Folder, name: str, cache: Path) -> str:
-    """Path of the file's copy, made if there is none; the name follows the footer's content.
-
-    Several processes may copy the same file at once: each ends with a whole one.
-    """
-    with run.open(name) as source:
-        size = source.size()
-        source.seek(max(0, size - _TAIL_BYTES))
-        key = content_id(run.join(name), size, bytes(source.read()))
-        folder = Folder.at(str(cache))
-        copy = f"{key}.parquet"
-        if not folder.exists(copy):
-            log.info("copying %s (%.0f MB) to %s", run.join(name), size / 1e6, cache)
-            source.seek(0)
-            with folder.replacing(copy, durable=False) as temporary, temporary.open("wb") as out:
-                while block := source.read(_COPY_BYTES):
-                    out.write(block)
-    return folder.join(copy)
+def _filesystem(run: Folder) -> tuple[pafs.FileSystem, str]:
+    if run.local:
+        return pafs.LocalFileSystem(), run.url
+    filesystem, root = pafs.FileSystem.from_uri(run.url)
+    return filesystem, root

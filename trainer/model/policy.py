@@ -12,9 +12,11 @@ from torch import nn
 from trainer.errors import UsageError
 from trainer.model.logprobs import ViewLogProbs
 from trainer.model.precision import DTYPES
-from trainer.model.processes import Processes, wrap
+from trainer.model.processes import Processes
+from trainer.model.spread import read_once, send_whole
 from trainer.model.trainable import make_trainable, parameter_groups, trainable
 from trainer.model.weights import WEIGHTS, load_adapter, load_optimizer
+from trainer.model.wrapped import wrap
 from trainer.settings import Full, Settings
 
 if TYPE_CHECKING:
@@ -37,15 +39,21 @@ class Policy:
 
 
 def load_model(
-    model: str, revision: str | None, *, weights: str, attention: str
+    model: str, revision: str | None, *, weights: str, attention: str, read: bool = True
 ) -> PreTrainedModel:
-    """A vision-language model on the CPU; UsageError where it cannot be loaded."""
-    from transformers import AutoModelForImageTextToText  # noqa: PLC0415  6 s
+    """A vision-language model on the CPU; UsageError where it cannot be loaded.
 
+    Without `read` it is on the meta device, and no file with weights is opened.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: PLC0415  6 s
+
+    kind = {"dtype": DTYPES[weights], "attn_implementation": attention}
     try:
-        return AutoModelForImageTextToText.from_pretrained(
-            model, revision=revision, dtype=DTYPES[weights], attn_implementation=attention
-        )
+        if read:
+            return AutoModelForImageTextToText.from_pretrained(model, revision=revision, **kind)
+        config = AutoConfig.from_pretrained(model, revision=revision)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, **kind).eval()
     except (OSError, ImportError, ValueError) as error:
         message = " ".join(str(error).split())
         raise UsageError(f"{model} cannot be loaded: {message:.300}") from error
@@ -58,30 +66,37 @@ def make_policy(
     processes: Processes,
     checkpoint: Path | None,
 ) -> Policy:
-    """The policy of a run, from the start model or from a checkpoint."""
+    """The policy of a run, from the start model or from a checkpoint.
+
+    All processes call it; the first one reads the weights.
+    """
     whole = isinstance(settings.tune, Full)
-    source, at = (model, revision)
-    if checkpoint is not None and whole:
-        source, at = str(checkpoint / WEIGHTS), None
-    loaded = load_model(source, at, weights=settings.weights, attention=settings.machine.attention)
-    if settings.machine.gradient_checkpointing:
-        loaded.gradient_checkpointing_enable({"use_reentrant": False})
-    layers = loaded._no_split_modules  # noqa: SLF001  as accelerate and FSDP's users read it
-    policy = make_trainable(loaded, settings.tune, settings.seed)
-    if not whole:
-        for config in policy.peft_config.values():
-            # peft notes the model's name by itself, but not which commit of it.
-            config.revision = revision
-        if checkpoint is not None:
-            load_adapter(checkpoint, policy)
-    # For gradient checkpointing, which transformers does in training alone; dropouts are 0.
-    policy.train()
+
+    def build(read: bool) -> PreTrainedModel | PeftModel:  # noqa: FBT001  as `read_once` asks
+        source, at = (model, revision)
+        if checkpoint is not None and whole:
+            source, at = str(checkpoint / WEIGHTS), None
+        attention = settings.machine.attention
+        loaded = load_model(source, at, weights=settings.weights, attention=attention, read=read)
+        if settings.machine.gradient_checkpointing:
+            loaded.gradient_checkpointing_enable({"use_reentrant": False})
+        policy = make_trainable(loaded, settings.tune, settings.seed)
+        if not whole:
+            for config in policy.peft_config.values():
+                # peft notes the model's name by itself, but not which commit of it.
+                config.revision = revision
+            if checkpoint is not None and read:
+                load_adapter(checkpoint, policy)
+        # For gradient checkpointing, which transformers does in training alone; dropouts are 0.
+        return policy.train()
+
+    policy = read_once(build, processes)
     counts = str(trainable(policy))
     module = wrap(
         ViewLogProbs(policy),
         processes,
         shard=settings.machine.shard,
-        layers=layers,
+        layers=_layers(policy),
         compute=DTYPES[settings.compute],
         may_be_unused=whole,
     )
@@ -93,21 +108,30 @@ def make_policy(
         eps=given.epsilon,
     )
     if checkpoint is not None:
-        load_optimizer(checkpoint, policy, optimizer)
+        load_optimizer(checkpoint, policy, optimizer, processes)
     return Policy(policy, module, optimizer, counts)
 
 
 def frozen_module(model: PreTrainedModel, settings: Settings, processes: Processes) -> nn.Module:
-    """Batch -> log-probs of a second, frozen model, whose weights are split as the policy's."""
-    layers = model._no_split_modules  # noqa: SLF001  as above
+    """Batch -> log-probs of a second, frozen model, whose weights are split as the policy's.
+
+    `model` is as `read_once` gives it.
+    """
     module = ViewLogProbs(model.requires_grad_(requires_grad=False).eval())
     if not settings.machine.shard:
-        return module.to(processes.device)
+        return send_whole(module, processes)
     return wrap(
         module,
         processes,
         shard=True,
-        layers=layers,
+        layers=_layers(model),
         compute=DTYPES[settings.compute],
         may_be_unused=False,
     )
+
+
+def _layers(model: PreTrainedModel | PeftModel) -> list[str]:
+    """Class names of the blocks that are split one by one; accelerate reads them there, too."""
+    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    found: list[str] = plain._no_split_modules  # noqa: SLF001
+    return found

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from trainer.errors import CheckpointFileError
+from trainer.model.processes import Processes
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -92,10 +94,15 @@ def load_adapter(folder: Path, policy: PeftModel) -> None:
         )
 
 
-def load_optimizer(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the saved state into an optimizer that has made no step yet; all processes call it."""
+def load_optimizer(
+    folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes
+) -> None:
+    """Put the saved state into an optimizer that has made no step yet.
+
+    All processes call it. The first one reads the tensors and sends them, one at a time: together
+    they are twice the model.
+    """
     trainable = {name: p for name, p in policy.named_parameters() if p.requires_grad}
-    # One tensor at a time: every process reads the file, and it is twice the model.
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  no mapping
             owner, _, key = name.rpartition(":")
@@ -104,9 +111,13 @@ def load_optimizer(folder: Path, policy: nn.Module, optimizer: torch.optim.Optim
                     f"{folder / OPTIMIZER} has state for {owner}, which is not trained here; "
                     "was it made with other settings?"
                 )
-            parameter, tensor = trainable[owner], file.get_tensor(name)
+            parameter, shape = trainable[owner], file.get_slice(name).get_shape()
+            if not shape or processes.first:
+                tensor = file.get_tensor(name)
+            else:  # moments are in the type of their parameter
+                tensor = torch.empty(shape, dtype=parameter.dtype)
             # AdamW counts its steps in a tensor without axes, which stays on the CPU.
-            placed = _alike(tensor, parameter) if tensor.ndim else tensor
+            placed = _alike(tensor, parameter, processes) if shape else tensor
             optimizer.state.setdefault(parameter, {})[key] = placed
 
 
@@ -116,9 +127,12 @@ def _whole(tensor: Tensor, *, keep: bool) -> Tensor | None:
     return tensor.detach().cpu() if keep else None
 
 
-def _alike(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The tensor where and as the parameter is: on its device, or split as it is."""
+def _alike(tensor: Tensor, parameter: Tensor, processes: Processes) -> Tensor:
+    """The first process's tensor where and as the parameter is: on its device, or split."""
     if isinstance(parameter, DTensor):
         mesh = parameter.device_mesh
         return distribute_tensor(tensor.to(mesh.device_type), mesh, parameter.placements)
-    return tensor.to(parameter.device)
+    tensor = tensor.to(parameter.device)
+    if processes.world > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor

@@ -1,7 +1,7 @@
 """Checkpoint folders, written completely or not at all. Knows folders, not models.
 
-`OUT/checkpoints/step-000100/` holds weights, optimizer state and position; see
-`trainer.model.weights`.
+`OUT/checkpoints/step-000100/` holds weights and optimizer state (`trainer.model.weights`), and
+`position.json`: the position, size and digest of every other file, and a digest of both.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
+from schemas.ids import content_id
 from trainer.errors import CheckpointFileError, UsageError
+from trainer.run.digests import difference, digests
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,36 @@ class Checkpoints:
         steps = self.steps()
         return self.at(steps[-1]) if steps else None
 
+    def newest_whole(self, *, set_aside: bool) -> Path | None:
+        """The newest checkpoint of which every byte is what was written; None if there is none.
+
+        Newer ones that are damaged are logged, and renamed if they are to be `set_aside`, since
+        their steps will be written again. CheckpointFileError where all are damaged.
+        """
+        damaged: dict[Path, str] = {}
+        for step in reversed(self.steps()):
+            if (what := damage(self.at(step))) is not None:
+                damaged[self.at(step)] = what
+                continue
+            for folder, about in damaged.items():
+                other = folder.with_name(f"damaged-{folder.name}")
+                kept = f"it is kept as {other.name}; " if set_aside else ""
+                log.warning(
+                    "checkpoint %s is damaged (%s); %s%s is whole and is taken",
+                    *(folder.name, about, kept, self.at(step).name),
+                )
+                if set_aside:
+                    shutil.rmtree(other, ignore_errors=True)
+                    folder.rename(other)
+            return self.at(step)
+        if damaged:
+            each = "; ".join(f"{folder.name}: {what}" for folder, what in damaged.items())
+            raise CheckpointFileError(
+                f"no checkpoint in {self.folder} is whole ({each}); restore one, or remove "
+                "that folder, then the same command begins again"
+            )
+        return None
+
     def at(self, step: int) -> Path:
         """The folder of a step."""
         return self.folder / f"step-{step:06d}"
@@ -79,8 +112,8 @@ class Checkpoints:
         try:
             with whole_folder(final) as temporary:
                 content(temporary)
-                text = json.dumps(asdict(position), indent=1) + "\n"
-                (temporary / POSITION).write_text(text, "utf-8")
+                record = {"position": asdict(position), "files": digests(temporary)}
+                (temporary / POSITION).write_bytes(_text(record))
         except (OSError, SafetensorError) as error:
             raise CheckpointFileError(self._unwritten(position.step, error)) from error
         for step in self.steps()[: -self.keep]:
@@ -107,15 +140,46 @@ class Checkpoints:
 
 
 def read_position(folder: Path) -> Position:
-    """The position of a checkpoint; CheckpointFileError where the file is damaged."""
+    """The position of a checkpoint; CheckpointFileError where its record is damaged."""
     try:
-        content = json.loads((folder / POSITION).read_text("utf-8"))
-        return Position(**{field.name: content[field.name] for field in fields(Position)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointFileError(
-            f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}); "
-            "remove that folder, then the same command resumes from the one before"
+        return Position(**_record(folder)["position"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointFileError(f"checkpoint {folder} cannot be read: {error}") from error
+
+
+def damage(folder: Path) -> str | None:
+    """What of a checkpoint is not as it was written, in words; None if nothing. Reads all of it."""
+    try:
+        record = _record(folder)
+    except ValueError as error:
+        return str(error)
+    if folder.name != f"step-{record['position']['step']:06d}":
+        return f"{POSITION} is of step {record['position']['step']}"
+    return difference(folder, record["files"], but=POSITION)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What `write` noted; ValueError, in words, where a byte of it is not what was written."""
+    try:
+        data = (folder / POSITION).read_bytes()
+        content = json.loads(data)
+        record = {"position": content["position"], "files": content["files"]}
+    except FileNotFoundError:
+        raise ValueError(f"{POSITION} is missing") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{POSITION} cannot be read ({type(error).__name__}): it is damaged, or of an earlier "
+            "version, which noted no digests"
         ) from error
+    if data != _text(record):
+        raise ValueError(f"{POSITION} is not what was written: its digest differs")
+    return record
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    """A record with its digest, as it is written."""
+    digest = content_id(json.dumps(record, sort_keys=True))
+    return (json.dumps({**record, "digest": digest}, indent=1) + "\n").encode()
 
 
 @contextmanager

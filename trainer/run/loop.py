@@ -17,8 +17,9 @@ from trainer.data.order import MicroBatch, Order
 from trainer.errors import NonFiniteLossError
 from trainer.losses import LogProbs, PreferenceLoss
 from trainer.model.precision import precision
-from trainer.model.processes import Processes, total_norm, without_exchange
+from trainer.model.processes import Processes
 from trainer.model.token_kl import token_kl
+from trainer.model.wrapped import total_norm, without_exchange
 from trainer.run.schedule import learning_rate
 from trainer.run.stop import StopCheck, StopRequest, nothing
 from trainer.settings import Settings
@@ -55,8 +56,8 @@ class Loop:
     """Which rows a step shows."""
     num_steps: int
     """Steps of the whole run."""
-    ids: Sequence[str]
-    """Pair ids by row number, for messages."""
+    id_of: Callable[[int], str]
+    """Row number to pair id, for messages."""
     module: nn.Module
     """Batch -> log-probs by view, wrapped for the exchange of gradients."""
     reference: Callable[[Batch], LogProbs]
@@ -79,9 +80,9 @@ class Loop:
         rate = learning_rate(self.settings.optimizer, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        _, rows = self.order.rows_of(step)
+        size = self.order.size_of(step)
         # Gradients are averaged over processes; their sum is what one process would have.
-        weight = self.processes.world / len(rows)
+        weight = self.processes.world / size
         sums: dict[str, Tensor] = {}
         done: list[tuple[MicroBatch, Tensor]] = []
         for micro, batch in batches:
@@ -105,18 +106,18 @@ class Loop:
         )
         if num_bad:
             self._refuse(step, bad, "the loss")
-        norm = self._update(step, rows.tolist())
+        norm = self._update(step, [r for micro, _ in done if micro.counted for r in micro.rows])
         asked = (
             StopRequest.STOP if num_stop else StopRequest.SAVE if num_save else StopRequest.GO_ON
         )
-        return StepResult(dict(zip(sums, totals, strict=True)), len(rows), norm, rate, asked)
+        return StepResult(dict(zip(sums, totals, strict=True)), size, norm, rate, asked)
 
     def _not_finite(self, done: Sequence[tuple[MicroBatch, Tensor]]) -> list[str]:
         """Pair ids of the rows of this process whose loss is NaN or infinite."""
         bad = []
         for micro, per_row in done:
             finite = torch.isfinite(per_row).tolist() if micro.counted else ()
-            bad += [self.ids[r] for r, ok in zip(micro.rows, finite, strict=False) if not ok]
+            bad += [self.id_of(r) for r, ok in zip(micro.rows, finite, strict=False) if not ok]
         return bad
 
     def _forward(self, micro: MicroBatch, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -142,13 +143,15 @@ class Loop:
         return output.per_row, output.metrics
 
     def _update(self, step: int, rows: Sequence[int]) -> float:
-        """Clip the gradient and update the weights; returns the norm before clipping."""
+        """Clip the gradient and update the weights; returns the norm before clipping.
+
+        `rows` are those of this process.
+        """
         trainable = [p for p in self.module.parameters() if p.grad is not None]
         norm = total_norm(trainable)
         length = float(norm)
         if not math.isfinite(length):
-            shares = [self.ids[r] for r in rows[self.order.rank :: self.order.world]]
-            self._refuse(step, shares, "the gradient")
+            self._refuse(step, [self.id_of(r) for r in rows], "the gradient")
         if self.settings.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trainable, self.settings.optimizer.clip_norm, norm)
         self.optimizer.step()

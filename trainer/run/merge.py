@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from trainer.errors import UsageError
+from trainer.errors import CheckpointFileError, UsageError
 from trainer.model.weights import WEIGHTS
-from trainer.run.checkpoints import Checkpoints, whole_folder
+from trainer.run.checkpoints import POSITION, Checkpoints, damage, whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,10 +28,16 @@ _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 def trained_weights(run: Path) -> Path:
     """The folder with the adapter or model of a run, a checkpoint, or that folder itself.
 
-    Of a run that is not finished, its newest checkpoint; UsageError where there is nothing.
+    Of a run that is not finished, its newest checkpoint that is whole. UsageError where there is
+    nothing, CheckpointFileError for a damaged checkpoint.
     """
-    newest = Checkpoints(run / "checkpoints").newest()
-    for folder in (run / FINAL / WEIGHTS, newest and newest / WEIGHTS, run / WEIGHTS, run):
+    final = run / FINAL / WEIGHTS
+    newest = None
+    if not final.exists():
+        newest = Checkpoints(run / "checkpoints").newest_whole(set_aside=False)
+        if (run / POSITION).exists() and (what := damage(run)) is not None:
+            raise CheckpointFileError(f"checkpoint {run} is damaged ({what}); take another")
+    for folder in (final, newest and newest / WEIGHTS, run / WEIGHTS, run):
         if folder is not None and any(
             (folder / name).is_file() for name in ("adapter_config.json", "config.json")
         ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -111,7 +110,7 @@ class Recorder:
     def finish(self) -> None:
         """Write the result: `final/` with the weights, loadable as they are."""
         weights = gather_weights(self.policy.model, keep=self.processes.first)
-        self._on_first(lambda: self._write_final(weights))
+        self.processes.from_first(lambda: self._write_final(weights))
 
     def _write_line(self, done: int) -> None:
         rows = self._window.sums["rows"]
@@ -138,7 +137,7 @@ class Recorder:
         def write() -> None:
             self.monitor.saved(self.checkpoints.write(position, content))
 
-        self._on_first(write)
+        self.processes.from_first(write)
 
     def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Fill `folder/weights/`; a whole model gets its tokenizer, or nobody could load it."""
@@ -157,17 +156,3 @@ class Recorder:
                 f"the result could not be written to {self.folder.final}: {message}; "
                 "the last checkpoint is intact, and the same command resumes from there"
             ) from error
-
-    def _on_first(self, action: Callable[[], None]) -> None:
-        """Run `action` on the first process; if it fails, fail on all, or the others would wait."""
-        failure: Exception | None = None
-        if self.processes.first:
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001  raised below, here and everywhere
-                failure = error
-        said = self.processes.gather([str(failure)] if failure is not None else [])
-        if failure is not None:
-            raise failure
-        if said:
-            raise CheckpointFileError(said[0])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.data.batches import Batch
 from trainer.data.dataset import numerics, open_dataset
@@ -25,12 +25,16 @@ from trainer.model.reference import (
     check_fits_a_file,
     frozen,
 )
+from trainer.model.spread import read_once
 from trainer.run.checkpoints import Checkpoints, Position, read_position
 from trainer.run.loop import Loop
 from trainer.run.recorder import Monitor, Recorder
 from trainer.run.run_folder import CARD, RunFolder, versions
 from trainer.run.stop import StopCheck, nothing
 from trainer.settings import Lora, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +114,7 @@ class _Attempt:
         """Train from the newest checkpoint to the end, or until a stop is requested."""
         settings = self.request.settings
         checkpoints = Checkpoints(self.folder.path / "checkpoints")
-        if self.processes.first:
-            checkpoints.clear_remains()
-        newest = checkpoints.newest()
+        newest = self.processes.from_first(lambda: _newest(checkpoints))
         position = self._position(newest)
         policy = make_policy(
             self.request.model, self.request.revision, settings, self.processes, newest
@@ -139,7 +141,7 @@ class _Attempt:
             position,
             self.monitor,
         )
-        with recorder:
+        with recorder, closing(flow):
             for step, batches in flow:
                 epoch = (step + 1) / self.dataset.steps_per_epoch
                 if recorder.step(step + 1, epoch, loop.step(step, batches)):
@@ -183,10 +185,11 @@ class _Attempt:
     def _loop(self, policy: Policy, stop_check: StopCheck) -> Loop:
         settings, processes = self.request.settings, self.processes
         order = Order(
-            num_rows=len(self.rows),
+            blocks=self.rows.blocks,
             batch_size=settings.batch_size,
             micro_batch=settings.machine.micro_batch,
             seed=settings.seed,
+            window=settings.shuffle_window,
             rank=processes.rank,
             world=processes.world,
         )
@@ -195,7 +198,7 @@ class _Attempt:
             processes=processes,
             order=order,
             num_steps=self.num_steps,
-            ids=self.rows.pair_ids,
+            id_of=self.rows.pair_id,
             module=policy.module,
             reference=self._reference(policy),
             optimizer=policy.optimizer,
@@ -211,7 +214,12 @@ class _Attempt:
             check_fits_a_file(settings.loss)
             return ReferenceFile.open(
                 request.reference,
-                Fingerprint.of(self.dataset.builder.family, request.revision, numerics(settings)),
+                # It reads all weights.
+                self.processes.from_first(
+                    lambda: Fingerprint.of(
+                        self.dataset.builder.family, request.revision, numerics(settings)
+                    )
+                ),
                 views=settings.loss.views,
                 pair_ids=self.rows.pair_ids,
                 seed=settings.seed,
@@ -219,13 +227,18 @@ class _Attempt:
             )
         if isinstance(settings.tune, Lora):
             return adapters_off(policy.module, policy.model)
-        model = load_model(
-            request.model,
-            request.revision,
-            weights=settings.weights,
-            attention=settings.machine.attention,
-        )
+
+        def build(read: bool) -> PreTrainedModel:  # noqa: FBT001  as `read_once` asks
+            kind = {"weights": settings.weights, "attention": settings.machine.attention}
+            return load_model(request.model, request.revision, **kind, read=read)
+
+        model = read_once(build, self.processes)
         return frozen(frozen_module(model, settings, self.processes))
+
+
+def _newest(checkpoints: Checkpoints) -> Path | None:
+    checkpoints.clear_remains()
+    return checkpoints.newest_whole(set_aside=True)
 
 
 def _none(batch: Batch) -> LogProbs:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -227,50 +223,3 @@ def test_damage_and_a_run_given_twice_are_refused(tmp_path):
     rows = Rows.open([str(run)])
     with pytest.raises(UsageError, match="row group 0, cannot be read"):
         rows[0]
-
-
-SERVER = "import sys; from moto.server import main; sys.exit(main(['-p', sys.argv[1]]))"
-
-
-def test_files_behind_a_url_are_copied_once(tmp_path, monkeypatch):
-    boto3 = pytest.importorskip("boto3")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 300
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        save(tmp_path / "run", [a_pair(n) for n in range(4)])
-        (file,) = (tmp_path / "run" / "data").iterdir()
-        store = boto3.client("s3")
-        store.create_bucket(Bucket="trainer-rows")
-        store.upload_file(str(file), "trainer-rows", f"run/data/{file.name}")
-        cache = tmp_path / "cache"
-        rows = Rows.open(["s3://trainer-rows/run"], cache=cache)
-        assert rows[3] == Rows.open([str(tmp_path / "run")])[3]
-        (copy,) = cache.iterdir()
-        assert copy.read_bytes() == file.read_bytes()
-        before = copy.stat().st_mtime_ns
-        assert Rows.open(["s3://trainer-rows/run"], cache=cache).digest == rows.digest
-        assert copy.stat().st_mtime_ns == before
-        assert list(cache.iterdir()) == [copy]
-        # Another content under the old name is another copy.
-        save(tmp_path / "run", [a_pair(n) for n in range(3)])
-        store.upload_file(str(file), "trainer-rows", f"run/data/{file.name}")
-        assert len(Rows.open(["s3://trainer-rows/run"], cache=cache)) == 3
-    finally:
-        server.terminate()
-        server.wait()

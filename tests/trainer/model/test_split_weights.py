@@ -68,7 +68,8 @@ def main(model: str, rank: int, port: int, out: str) -> None:
     import torch.distributed as dist
 
     from trainer.model.logprobs import ViewLogProbs
-    from trainer.model.processes import Processes, wrap
+    from trainer.model.processes import Processes
+    from trainer.model.wrapped import wrap
 
     dist.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(SHARES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,32 @@ def test_a_signal_ends_the_command_with_a_checkpoint_and_status_3(request_for):
     (step,) = Checkpoints(out / "checkpoints").steps()
     assert 0 < step < 400
     assert lines(out)[-1]["step"] == step
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(request_for, caplog):
+    through = request_for("llava-1.5", "dpo", out="through")
+    assert train(through, Watch()).complete
+    stopped = replace(through, out=through.out.with_name("stopped"))
+    assert not train(stopped, Watch(), stop_after(5)).complete
+    checkpoints = Checkpoints(stopped.out / "checkpoints")
+    assert checkpoints.steps() == [4, 5]
+    file = checkpoints.at(5) / "weights" / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 64  # a weight that becomes another number
+    file.write_bytes(data)
+    again = Watch()
+    assert train(stopped, again).complete
+    assert again.begun == [4]
+    assert "step-000005 is damaged (weights/adapter_model.safetensors is not what" in caplog.text
+    same(through.out, stopped.out)
+
+    shutil.rmtree(stopped.out / "final")
+    for step in checkpoints.steps():
+        file = checkpoints.at(step) / "optimizer.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointFileError, match=r"no checkpoint in .* is whole"):
+        train(stopped, Watch())
+    assert main(["merge", str(stopped.out), str(stopped.out / "merged")]) == 1
 
 
 def test_signals_are_heard_inside_alone():
