@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType, TracebackType
-from typing import Self, TypedDict
+from typing import Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import RunError, UsageError
 from schemas.files import Folder
@@ -34,13 +36,18 @@ class _TakenOver(BaseException):  # not an error: nothing on the way may take it
     """Takes the main thread out of what it does; `Lease` turns it into a `RunError`."""
 
 
-class Holder(TypedDict):
+@dataclass(frozen=True)
+class Holder:
     """Content of the lease file."""
 
     attempt: str
     """Identity of the driver that holds the lease."""
     host: str
     """Name of its machine."""
+    boot: str | None
+    """Id of the machine's boot, which two machines never share; None where there is no /proc."""
+    pid_namespace: str | None
+    """Where its process id counts: two containers of one machine have one each."""
     pid: int
     """Its process id."""
     started: str | None
@@ -48,15 +55,53 @@ class Holder(TypedDict):
     seen: str
     """Time of the last heartbeat, ISO 8601."""
 
+    @classmethod
+    def this_process(cls, attempt: str) -> Holder:
+        """Describe the calling driver, seen now."""
+        pid = os.getpid()
+        return cls(
+            attempt=attempt,
+            host=socket.gethostname(),
+            boot=_boot(),
+            pid_namespace=_pid_namespace(),
+            pid=pid,
+            started=_started(pid),
+            seen=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    @classmethod
+    def of(cls, content: bytes) -> Holder | None:
+        """Who wrote this file; None if it is damaged, or of a version that wrote less."""
+        try:
+            return _HOLDER.validate_json(content)
+        except ValidationError:
+            return None
+
+    def is_visible(self) -> bool:
+        """Whether the holder's process id means something here.
+
+        A host name is not enough: containers of one image and clones of one disk share it.
+        """
+        here = (socket.gethostname(), _boot(), _pid_namespace())
+        return None not in here and (self.host, self.boot, self.pid_namespace) == here
+
+    def is_running(self) -> bool:
+        """Whether the holder's process lives, if it is visible."""
+        return self.started is not None and self.started == _started(self.pid)
+
+
+_HOLDER = TypeAdapter(Holder)
+
 
 @dataclass
 class Lease:
     """Held while a driver works in a run directory; use it as a context manager.
 
     A holder on this machine that is dead is known at once by its process id; one on another
-    machine after `STALE_S`. Two drivers started within the same instant can both pass, because
-    object stores have no exclusive creation; their parts are equal, and the one that finds the
-    other's name in the lease stops, so only work is lost.
+    machine, in another container, or one whose file is damaged after `STALE_S` without a
+    heartbeat. Two drivers that take a dead holder's lease over within the same instant can both
+    pass; what they write is equal, and the one that finds the other's name in the lease stops, so
+    only work is lost.
     """
 
     run: Folder
@@ -75,35 +120,48 @@ class Lease:
 
     def __enter__(self) -> Self:
         """Take the lease; UsageError if another driver holds it. Only in the main thread."""
-        holder = self._holder()
-        if holder is not None and self._alive(holder):
-            raise UsageError(
-                f"{self.run.url}: another driver works here (process {holder['pid']} on "
-                f"{holder['host']}, last seen {holder['seen']}); wait for it, or end it first"
-            )
+        while True:
+            if (found := self._read()) is not None:
+                self._wait_for_death(found)
+                self.run.delete(LEASE)
+            if self._create():
+                break
         self._handler = signal.signal(_SIGNAL, self._interrupt)
-        self._write()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
         return self
 
-    def _alive(self, holder: Holder) -> bool:
-        """Whether the holder may still be at work; waits for a heartbeat from another host."""
-        if holder["host"] == socket.gethostname():
-            # The start time tells a process apart from a later one that got the same id.
-            started = _started(holder["pid"])
-            return started is not None and started == str(holder["started"])
+    def _wait_for_death(self, content: bytes) -> None:
+        """Return once the holder is known to be dead; UsageError if it is at work."""
+        holder = Holder.of(content)
+        if holder is not None and holder.is_visible():
+            if holder.is_running():
+                raise self._taken(content)
+            return
+        state = f"was written on {holder.host}" if holder else "is damaged"
+        log.info(
+            "%s of %s %s; waiting %g s for a heartbeat", LEASE, self.run.url, state, self.stale_s
+        )
         # By change, not by age: the clocks of two machines may differ.
-        log.info("%s held a lease on %s; waiting for a heartbeat", holder["host"], self.run.url)
         deadline = monotonic() + self.stale_s
         while monotonic() < deadline:
             sleep(min(1.0, self.stale_s / 10))
-            now = self._holder()
-            if now is None:
-                return False
-            if now != holder:
-                return True
-        return False
+            if (now := self._read()) is None:
+                return
+            if now != content:
+                raise self._taken(now)
+        log.warning("%s: no heartbeat for %g s; this driver takes over", self.run.url, self.stale_s)
+
+    def _taken(self, content: bytes) -> UsageError:
+        holder = Holder.of(content)
+        who = (
+            f"process {holder.pid} on {holder.host}, last seen {holder.seen}"
+            if holder
+            else f"{LEASE} changes, but does not say who it is"
+        )
+        return UsageError(
+            f"{self.run.url}: another driver works here ({who}); wait for it, or end it first"
+        )
 
     def __exit__(
         self,
@@ -126,38 +184,39 @@ class Lease:
                 f"{self.run.url}: another driver took over, so this one stopped; what it had "
                 "finished counts"
             ) from None
-        holder = self._holder()
-        if holder is not None and holder["attempt"] == self.attempt:
+        content = self._read()
+        if content is not None and not self._is_anothers(content):
             self.run.delete(LEASE)
 
     def _interrupt(self, _signum: int, _frame: FrameType | None) -> None:
         if self._lost:
             raise _TakenOver
 
-    def _holder(self) -> Holder | None:
-        if not self.run.exists(LEASE):
+    def _is_anothers(self, content: bytes) -> bool:
+        """Whether the file names another driver; a damaged one names nobody."""
+        holder = Holder.of(content)
+        return holder is not None and holder.attempt != self.attempt
+
+    def _read(self) -> bytes | None:
+        """The file as it is; None if there is none."""
+        try:
+            return self.run.read(LEASE)
+        except FileNotFoundError:
             return None
-        holder: Holder = self.run.read_json(LEASE)
-        return holder
+
+    def _create(self) -> bool:
+        """Write the file where there is none; False if another driver was faster."""
+        self._write()
+        return True
 
     def _write(self) -> None:
-        pid = os.getpid()
-        self.run.write_json(
-            LEASE,
-            {
-                "attempt": self.attempt,
-                "host": socket.gethostname(),
-                "pid": pid,
-                "started": _started(pid),
-                "seen": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-        )
+        self.run.write(LEASE, _HOLDER.dump_json(Holder.this_process(self.attempt), indent=1))
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                holder = self._holder()
-                if holder is not None and holder["attempt"] != self.attempt:
+                content = self._read()
+                if content is not None and self._is_anothers(content):
                     self._lost = True
                     signal.pthread_kill(self._main, _SIGNAL)
                     return
@@ -165,6 +224,22 @@ class Lease:
             except (OSError, ValueError) as error:
                 # A store that is out of reach for a moment; the next heartbeat tries again.
                 log.warning("the lease could not be renewed: %s", error)
+
+
+def _boot() -> str | None:
+    """Id of this machine's boot; None where there is no /proc."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def _pid_namespace() -> str | None:
+    """The namespace of this process's id; None where there is no /proc."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
 
 
 def _started(pid: int) -> str | None:
