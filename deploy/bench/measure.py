@@ -117,7 +117,17 @@ def quiet() -> None:
 def commit_is_clean() -> bool:
     """Whether the measured code is the commit that the header names."""
     changed = subprocess.run(
-        ["git", "status", "--porcelain", "--", "schemas", "stages", "workers", "pipeline"],
+        [
+            "git",
+            "status",
+            "--porcelain",
+            "--",
+            "schemas",
+            "stages",
+            "workers",
+            "pipeline",
+            "trainer",
+        ],
         capture_output=True,
         text=True,
         check=True,
