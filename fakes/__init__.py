@@ -1,1 +1,1 @@
-"""Tiny models, chat servers and painted scenes that tests and benchmarks share."""
+"""Tiny models, servers, pairs and painted scenes that tests and benchmarks share."""

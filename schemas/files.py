@@ -24,6 +24,18 @@ def _filesystem(url: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), url
 
 
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file as the listing of a folder shows it."""
+
+    name: str
+    """Its path in the folder."""
+    size: int
+    """Bytes."""
+    changed: int
+    """When it was written, in nanoseconds; 0 where the store does not say."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder at a local path or a URL (`s3://`, `gs://`), held as text so that it can be sent."""
@@ -61,6 +73,17 @@ class Folder:
         selector = pafs.FileSelector(path, allow_not_found=True)
         infos = filesystem.get_file_info(selector)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.File)
+
+    def below(self, sub: str) -> list[FileFacts]:
+        """Every file below a sub-folder, by name; [] if it does not exist."""
+        filesystem, root = self._resolve("")
+        selector = pafs.FileSelector(f"{root}/{sub}", allow_not_found=True, recursive=True)
+        found = [
+            FileFacts(info.path.removeprefix(f"{root}/"), info.size, info.mtime_ns or 0)
+            for info in filesystem.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        ]
+        return sorted(found, key=lambda file: file.name)
 
     def read(self, name: str) -> bytes:
         """Content of a file; FileNotFoundError if it does not exist."""

@@ -114,20 +114,14 @@ def quiet() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 
 
+MEASURED = ("schemas", "stages", "workers", "pipeline", "trainer")
+"""Folders of the product."""
+
+
 def commit_is_clean() -> bool:
     """Whether the measured code is the commit that the header names."""
     changed = subprocess.run(
-        [
-            "git",
-            "status",
-            "--porcelain",
-            "--",
-            "schemas",
-            "stages",
-            "workers",
-            "pipeline",
-            "trainer",
-        ],
+        ["git", "status", "--porcelain", "--", *MEASURED],
         capture_output=True,
         text=True,
         check=True,

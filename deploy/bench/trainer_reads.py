@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 from measure import commit_is_clean, header, scratch
 
+from fakes.pairs import a_pair
+from fakes.s3_store import Store, s3_store
 from schemas.arrow import to_table
 from schemas.records import Image, Pair
 from schemas.shards import DATA_SCHEMA
-from tests.trainer.pairs import a_pair
-from tests.trainer.s3 import Store, s3_store
 from trainer.data.ahead import ReadAhead
 from trainer.data.order import Order
 from trainer.data.rows import Rows

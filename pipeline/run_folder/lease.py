@@ -99,9 +99,9 @@ class Lease:
 
     A holder on this machine that is dead is known at once by its process id; one on another
     machine, in another container, or one whose file is damaged after `STALE_S` without a
-    heartbeat. Two drivers that take a dead holder's lease over within the same instant can both
-    pass; what they write is equal, and the one that finds the other's name in the lease stops, so
-    only work is lost.
+    heartbeat. Two drivers that start within the same instant can both pass, for the file is not
+    created exclusively; what they write is equal, and the one that finds the other's name in the
+    lease stops, so only work is lost.
     """
 
     run: Folder
@@ -120,12 +120,9 @@ class Lease:
 
     def __enter__(self) -> Self:
         """Take the lease; UsageError if another driver holds it. Only in the main thread."""
-        while True:
-            if (found := self._read()) is not None:
-                self._wait_for_death(found)
-                self.run.delete(LEASE)
-            if self._create():
-                break
+        if (found := self._read()) is not None:
+            self._wait_for_death(found)
+        self._write()
         self._handler = signal.signal(_SIGNAL, self._interrupt)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
@@ -203,11 +200,6 @@ class Lease:
             return self.run.read(LEASE)
         except FileNotFoundError:
             return None
-
-    def _create(self) -> bool:
-        """Write the file where there is none; False if another driver was faster."""
-        self._write()
-        return True
 
     def _write(self) -> None:
         self.run.write(LEASE, _HOLDER.dump_json(Holder.this_process(self.attempt), indent=1))

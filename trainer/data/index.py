@@ -23,11 +23,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.arrow import schema_of
-from schemas.files import Folder
+from schemas.files import FileFacts, Folder
 from schemas.holdout import FOLD
 from schemas.ids import content_id
 from schemas.records import SCHEMA_VERSION, Pair
-from trainer.data.shard_files import Listed, OpenFiles, ShardFile, list_shards
+from trainer.data.shard_files import OpenFiles, ShardFile, list_shards
 from trainer.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _of_run(run: Folder, split: str, cache: Path) -> Index:
     return found
 
 
-def _built(run: Folder, listed: Sequence[Listed]) -> Index:
+def _built(run: Folder, listed: Sequence[FileFacts]) -> Index:
     opened = OpenFiles(0)
     if not run.local:  # Arrow's own number of requests at a time is 8
         pa.set_io_thread_count(max(_THREADS, pa.io_thread_count()))
@@ -129,7 +129,7 @@ def _built(run: Folder, listed: Sequence[Listed]) -> Index:
     return Index(tuple(files), pa.concat_tables(entries).combine_chunks())
 
 
-def _read(opened: OpenFiles, run: Folder, listed: Listed) -> tuple[ShardFile, pa.Table]:
+def _read(opened: OpenFiles, run: Folder, listed: FileFacts) -> tuple[ShardFile, pa.Table]:
     """A file's facts and the columns that the index is made of, whatever its schema."""
     with opened.lent(run, listed.name) as source:
         metadata, schema = source.metadata, source.schema_arrow

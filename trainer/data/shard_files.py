@@ -14,26 +14,13 @@ from dataclasses import dataclass
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from schemas.files import Folder
+from schemas.files import FileFacts, Folder
 from trainer.errors import UsageError
 
 OPEN_FILES = 64
 """Files that a process keeps open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A data file as the listing of its folder shows it."""
-
-    name: str
-    """Its path in the run."""
-    size: int
-    """Bytes."""
-    changed: int
-    """When it was written, in nanoseconds; 0 where the store does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +42,18 @@ class ShardFile:
         return self.run.join(self.name)
 
 
-def list_shards(run: Folder, split: str) -> list[Listed]:
+def list_shards(run: Folder, split: str) -> list[FileFacts]:
     """The data files of a run by name: those in `data/` and in its sub-folders.
 
     UsageError for a folder without.
     """
-    filesystem, root = _filesystem(run)
-    selector = pafs.FileSelector(f"{root}/data", allow_not_found=True, recursive=True)
-    found = [
-        Listed(info.path.removeprefix(f"{root}/"), info.size, info.mtime_ns or 0)
-        for info in filesystem.get_file_info(selector)
-        if info.type == pafs.FileType.File
-        and info.base_name.startswith(f"{split}-")
-        and info.base_name.endswith(".parquet")
-    ]
+    found = []
+    for file in run.below("data"):
+        name = file.name.rpartition("/")[2]
+        if name.startswith(f"{split}-") and name.endswith(".parquet"):
+            found.append(file)
     if found:
-        return sorted(found, key=lambda file: file.name)
+        return found
     unfinished = run.exists("run.json")
     raise UsageError(
         f"{run.url} has no data/{split}-*.parquet: "
@@ -134,10 +117,3 @@ def _opened(run: Folder, name: str) -> pq.ParquetFile:
         source = run.join(name)
         return pq.ParquetFile(source, memory_map=True, page_checksum_verification=True)
     return pq.ParquetFile(run.open(name), pre_buffer=True, page_checksum_verification=True)
-
-
-def _filesystem(run: Folder) -> tuple[pafs.FileSystem, str]:
-    if run.local:
-        return pafs.LocalFileSystem(), run.url
-    filesystem, root = pafs.FileSystem.from_uri(run.url)
-    return filesystem, root

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from trainer.errors import UsageError
+from trainer.model.broadcast import read_once, send_whole
 from trainer.model.logprobs import ViewLogProbs
 from trainer.model.precision import DTYPES
 from trainer.model.processes import Processes
-from trainer.model.spread import read_once, send_whole
 from trainer.model.trainable import make_trainable, parameter_groups, trainable
 from trainer.model.weights import WEIGHTS, load_adapter, load_optimizer
 from trainer.model.wrapped import wrap

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.errors import UsageError
+from trainer.model.broadcast import send_parts, send_whole
 from trainer.model.processes import Processes
-from trainer.model.spread import send_parts, send_whole
 
 
 def wrap(

@@ -155,7 +155,7 @@ def damage(folder: Path) -> str | None:
         return str(error)
     if folder.name != f"step-{record['position']['step']:06d}":
         return f"{POSITION} is of step {record['position']['step']}"
-    return difference(folder, record["files"], but=POSITION)
+    return difference(folder, record["files"], ignoring=POSITION)
 
 
 def _record(folder: Path) -> dict[str, Any]:

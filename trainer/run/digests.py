@@ -28,12 +28,14 @@ def digests(folder: Path) -> Files:
     return {name: {"bytes": p.stat().st_size, "digest": _of(p)} for name, p in _files(folder)}
 
 
-def difference(folder: Path, record: Mapping[str, Mapping[str, Any]], *, but: str) -> str | None:
+def difference(
+    folder: Path, record: Mapping[str, Mapping[str, Any]], *, ignoring: str
+) -> str | None:
     """The first difference from what `digests` found earlier, in words; None where there is none.
 
-    A file called `but` is not looked at.
+    A file called `ignoring` is not looked at.
     """
-    here = {name: path for name, path in _files(folder) if name != but}
+    here = {name: path for name, path in _files(folder) if name != ignoring}
     if missing := sorted(record.keys() - here.keys()):
         return f"{missing[0]} is missing"
     if foreign := sorted(here.keys() - record.keys()):

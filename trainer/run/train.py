@@ -14,6 +14,7 @@ from trainer.data.loader import steps
 from trainer.data.order import Order
 from trainer.errors import UsageError
 from trainer.losses import LogProbs
+from trainer.model.broadcast import read_once
 from trainer.model.logprobs import shares_prompts
 from trainer.model.policy import Policy, frozen_module, load_model, make_policy
 from trainer.model.processes import Processes
@@ -25,7 +26,6 @@ from trainer.model.reference import (
     check_fits_a_file,
     frozen,
 )
-from trainer.model.spread import read_once
 from trainer.run.checkpoints import Checkpoints, Position, read_position
 from trainer.run.loop import Loop
 from trainer.run.recorder import Monitor, Recorder

@@ -4,69 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 
+from fakes.s3_store import s3_store
 from pipeline.demo.scenes import write_scenes
 
 NUM = 10
-SERVER = """
-import sys
-from moto.server import main
-sys.exit(main(["-H", "127.0.0.1", "-p", sys.argv[1]]))
-"""
 
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     """Environment of a process that finds an S3 with one empty bucket, called "bucket"."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    own = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        s3(url).create_bucket(Bucket="bucket")
-        yield {**os.environ, **own}
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def s3(url: str):
-    return boto3.client(
-        "s3",
-        endpoint_url=url,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        region_name="us-east-1",
-    )
+    with pytest.MonkeyPatch.context() as patch, s3_store(patch):
+        yield dict(os.environ)
 
 
 def nearmiss(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +37,7 @@ def nearmiss(environment: dict[str, str], *arguments: str) -> subprocess.Complet
 
 
 def test_input_and_output_on_s3(environment, tmp_path: Path):
-    store = s3(environment["AWS_ENDPOINT_URL"])
+    store = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
     lines = write_scenes(tmp_path / "in", NUM, side=96)
     for path in sorted((tmp_path / "in").rglob("*.*")):
         name = f"in/{path.relative_to(tmp_path / 'in')}"

@@ -115,11 +115,13 @@ def lose_it(run: Folder) -> None:
 @pytest.mark.parametrize("interrupt", [signal.default_int_handler, signal.SIG_IGN])
 def test_a_driver_that_lost_its_lease_stops(run, monkeypatch, interrupt):
     """Also one that a shell without job control started in the background."""
-    before = signal.signal(signal.SIGINT, interrupt)
     monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
-    with pytest.raises(RunError, match="another driver took over, so this one stopped"):
-        lose_it(run)
-    signal.signal(signal.SIGINT, before)
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(RunError, match="another driver took over, so this one stopped"):
+            lose_it(run)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert run.read_json(LEASE)["attempt"] == "other"
 
 

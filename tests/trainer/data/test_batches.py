@@ -10,9 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from fakes.pairs import SIZES, a_row
 from schemas.ids import row_seed
 from schemas.records import Image
-from tests.trainer.pairs import SIZES, a_row
 from trainer.data.batches import BatchBuilder, decode, row_digest
 from trainer.data.draws import draw_crop
 from trainer.errors import UsageError

@@ -10,9 +10,9 @@ import PIL.Image
 import pytest
 import torch
 
+from fakes.pairs import SIZES, a_pair, a_row, save
 from fakes.tiny.vlm import FAMILIES
 from schemas.records import Image
-from tests.trainer.pairs import SIZES, a_pair, a_row, save
 from trainer.data.batches import BatchBuilder, decode
 from trainer.data.fits import fit
 from trainer.data.rows import Rows

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from fakes.pairs import a_pair
 from schemas.arrow import to_table
 from schemas.records import Image, Pair
 from schemas.shards import DATA_SCHEMA
-from tests.trainer.pairs import a_pair
 from trainer.data import index as index_module
 from trainer.data.ahead import ReadAhead
 from trainer.data.order import Order
@@ -23,7 +23,7 @@ from trainer.data.shard_files import OpenFiles
 from trainer.errors import UsageError
 
 pytest.importorskip("moto", reason="the S3 server of the tests")
-from tests.trainer.s3 import s3_store
+from fakes.s3_store import s3_store
 
 FILES, GROUPS, GROUP_ROWS = 10, 2, 8
 NUM = FILES * GROUPS * GROUP_ROWS

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fakes.pairs import a_pair, photo, save
 from schemas.arrow import from_table
 from schemas.files import Folder
 from schemas.records import SCHEMA_VERSION, Pair, Provenance, Span
 from schemas.shards import read_pairs
-from tests.trainer.pairs import a_pair, photo, save
 from trainer.data import rows as rows_module
 from trainer.data.rows import Row, Rows
 from trainer.errors import UsageError

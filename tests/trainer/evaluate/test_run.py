@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.trainer.pairs import a_pair, save
+from fakes.pairs import a_pair, save
 from trainer.data.rows import Rows
 from trainer.errors import UsageError
 from trainer.evaluate.judges import judge_of

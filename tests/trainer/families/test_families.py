@@ -15,9 +15,9 @@ import torch
 from transformers.image_utils import SizeDict
 
 import trainer
+from fakes.pairs import SIZES
 from fakes.tiny.vlm import FAMILIES, save_vlm
 from schemas.records import Span
-from tests.trainer.pairs import SIZES
 from trainer.errors import UsageError
 from trainer.families import ANCHORS, Family, joined, load_family
 from trainer.families.load import _answer_lead

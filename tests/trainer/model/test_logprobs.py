@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from fakes.pairs import a_row
 from fakes.tiny.vlm import FAMILIES, save_vlm
-from tests.trainer.pairs import a_row
 from tests.trainer.plain import plain_log_prob
 from trainer.data.batches import BatchBuilder
 from trainer.data.rows import Rows

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.pairs import a_pair, save
+from fakes.pairs import a_pair, save
 from tests.trainer.run.test_train import poisoned
 from tests.trainer.training import Watch, lines, result, settings
 from trainer.errors import UsageError

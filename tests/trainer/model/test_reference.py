@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from fakes.pairs import a_pair, a_row, save
 from fakes.tiny.vlm import save_vlm
-from tests.trainer.pairs import a_pair, a_row, save
 from trainer.data.batches import BatchBuilder
 from trainer.data.rows import Rows
 from trainer.errors import UsageError

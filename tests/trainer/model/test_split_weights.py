@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from tests.trainer.pairs import a_row
+from fakes.pairs import a_row
 
 SHARES = ((0, 1, 2), (3,))
 """Rows of each process: one has more passes and more images to encode than the other."""

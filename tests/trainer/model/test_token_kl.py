@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.pairs import a_row
+from fakes.pairs import a_row
 from tests.trainer.plain import plain_counted, plain_distributions
 from trainer.data.batches import BatchBuilder, Hidden
 from trainer.data.packing import Places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.trainer.pairs import a_pair, save
+from fakes.pairs import a_pair, save
 from tests.trainer.training import Watch, settings
 from trainer.data.rows import Rows
 from trainer.evaluate.judges import judge_of

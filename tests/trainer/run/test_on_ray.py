@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from tests.trainer.pairs import a_pair, save
+from fakes.pairs import a_pair, save
 from tests.trainer.training import Watch, lines, result, settings
 from trainer.__main__ import main
 from trainer.errors import CheckpointFileError, NonFiniteLossError, UsageError

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.trainer.pairs import a_pair, save
+from fakes.pairs import a_pair, save
 from tests.trainer.training import Watch, lines, overrides, result, settings, stop_after
 from trainer.__main__ import main
 from trainer.errors import CheckpointFileError, NonFiniteLossError, UsageError

@@ -30,9 +30,9 @@ def main(rank: int, folder: str, out: str) -> None:
     """One of two processes."""
     from trainer.errors import UsageError
     from trainer.model import policy as policy_module
+    from trainer.model.broadcast import read_once
     from trainer.model.policy import frozen_module, load_model, make_policy
     from trainer.model.processes import Processes, leave
-    from trainer.model.spread import read_once
     from trainer.model.weights import gather_weights
 
     processes = Processes.start("cpu")
